@@ -1,0 +1,37 @@
+import type { Folder, OutputFolder, Place } from '../core/bytes.ts'
+import type { Backend } from '../kernels/backend.ts'
+
+/** A running SHA-256. */
+export interface Digest {
+  /** Bytes in order. The buffer may be reused once the promise settles. */
+  update(bytes: Uint8Array): Promise<void>
+  /** The digest of all bytes so far, in lower-case hex; more may follow. */
+  hex(): Promise<string>
+  close(): void
+}
+
+/** A named lock held while a job writes, so that two tabs or commands do not run the same one. */
+export interface Lock {
+  release(): Promise<void>
+}
+
+/** What the machine around the core gives it. Built by an entry point, handed to `createApi`. */
+export interface Host {
+  /** For people: "Node 20.20", "Chromium 156". */
+  readonly name: string
+  /** Bytes that a run may hold in buffers. */
+  readonly memoryBudget: number
+  /** Starts them on first use; the reference is always among them. */
+  backends(): Promise<readonly Backend[]>
+  /** Opens a place for reading. Throws `source-lost` or `output-denied` where permission is gone. */
+  open(place: Place): Promise<Folder>
+  /** Opens a place for writing, making it if need be. */
+  openOutput(place: Place): Promise<OutputFolder>
+  /** A place of the host's own for stage products, removed after the job. */
+  openScratch(key: string): Promise<OutputFolder>
+  digest(): Promise<Digest>
+  /** Takes the lock of that name, or returns null if someone else holds it. */
+  lock(name: string): Promise<Lock | null>
+  /** Milliseconds, monotonic. */
+  now(): number
+}

@@ -1,0 +1,142 @@
+import type { Place } from '../core/bytes.ts'
+import type { DType } from '../core/dtype.ts'
+import type { JobEvent } from '../core/job.ts'
+import type { OptionSpec, OptionValues } from '../core/option.ts'
+import type { Finding } from '../core/plan.ts'
+
+/**
+ * The API as it crosses a Worker or a socket: data in, data out, state behind ids. Nothing here is a function or a
+ * generator, so any channel that clones data carries it.
+ */
+export interface Wire {
+  formats(): Promise<readonly FormatInfo[]>
+  /** What kernels run on here, and why not on more. */
+  devices(): Promise<readonly DeviceInfo[]>
+  /** What is in a place. Throws `not-a-model` and what opening throws. */
+  inspect(place: Place): Promise<Inspection>
+  /** Every target that the model in a place can reach, with exact sizes; those it cannot, with the reason. */
+  targets(place: Place): Promise<readonly Target[]>
+  /** What a conversion would do: the dry run. */
+  plan(request: ConvertRequest): Promise<PlanSummary>
+  /** Starts a conversion and returns its id at once. What goes wrong arrives as a `failed` event. */
+  start(request: ConvertRequest): Promise<JobId>
+  /** Waits for what happened since the last call: at least one event. After `done` or `failed` there is no more. */
+  next(id: JobId): Promise<readonly JobEvent[]>
+  pause(id: JobId): Promise<void>
+  resume(id: JobId): Promise<void>
+  /** Stops and removes what was written, unless `keep` asks for a later resume. */
+  cancel(id: JobId, options?: { readonly keep: boolean }): Promise<void>
+  /** Conversions into this place that were interrupted and can be resumed. */
+  interrupted(output: Place): Promise<readonly Interrupted[]>
+}
+
+export type JobId = string
+
+export interface FormatInfo {
+  readonly id: string
+  readonly title: string
+  readonly reads: boolean
+  readonly writes: boolean
+  readonly options: readonly OptionSpec[]
+  /** Class names of the architectures it converts. */
+  readonly architectures: readonly string[]
+}
+
+export interface DeviceInfo {
+  readonly id: string
+  readonly label: string
+  readonly threads: number
+  readonly available: boolean
+  /** Why it is not there, or less than it could be; null if all is well. */
+  readonly limitation: string | null
+}
+
+/** A model in a nutshell. */
+export interface Inspection {
+  readonly format: string
+  readonly formatTitle: string
+  /** "config.json with 2 safetensors shards". */
+  readonly because: string
+  readonly name: string
+  readonly architecture: string
+  readonly className: string
+  /** Weights, tied ones once. */
+  readonly parameters: number
+  readonly weightBytes: number
+  readonly tensorCount: number
+  /** Bytes by stored type, largest first. */
+  readonly dtypes: readonly { readonly dtype: DType; readonly bytes: number }[]
+  readonly layers: number
+  readonly hiddenSize: number
+  readonly heads: number
+  readonly kvHeads: number
+  readonly vocabSize: number
+  readonly contextLength: number
+  readonly tied: boolean
+  readonly tokenizer: string | null
+  readonly files: readonly { readonly path: string; readonly size: number }[]
+  readonly findings: readonly Finding[]
+}
+
+export interface ConvertRequest {
+  readonly input: Place
+  readonly target: string
+  readonly options: OptionValues
+  readonly output: Place
+  /** Name of the output: a file's stem or a folder; null for one made of the model's name and options. */
+  readonly name: string | null
+  readonly overwrite: boolean
+}
+
+/** One thing a model can become (or not). */
+export interface Target {
+  readonly format: string
+  readonly formatTitle: string
+  /** "Q4_K_M". */
+  readonly title: string
+  /** When to take it. */
+  readonly help: string
+  readonly options: OptionValues
+  /** Null if it cannot be reached. */
+  readonly cost: {
+    readonly writeBytes: number
+    readonly readBytes: number
+    readonly peakBytes: number
+    readonly bitsPerWeight: number
+  } | null
+  /** Why not, or null. */
+  readonly reason: string | null
+  readonly findings: readonly Finding[]
+}
+
+/** A plan without its recipes. */
+export interface PlanSummary {
+  readonly target: string
+  /** Identifies the conversion: same sources, same options, same key. */
+  readonly key: string
+  readonly files: readonly { readonly path: string; readonly size: number }[]
+  readonly tensors: readonly PlannedTensor[]
+  readonly findings: readonly Finding[]
+  readonly readBytes: number
+  readonly writeBytes: number
+  readonly peakBytes: number
+  /** Free at the output; null where the host cannot say. */
+  readonly freeBytes: number | null
+  /** Bytes that an interrupted run already wrote and that would be kept. */
+  readonly keptBytes: number
+}
+
+export interface PlannedTensor {
+  readonly name: string
+  readonly shape: readonly number[]
+  readonly from: DType
+  readonly to: DType
+  readonly bytes: number
+}
+
+/** A job that was killed, as its journal tells. */
+export interface Interrupted {
+  readonly key: string
+  readonly target: string
+  readonly files: readonly { readonly path: string; readonly size: number; readonly done: number }[]
+}

@@ -1,0 +1,138 @@
+import type { DType } from './dtype.ts'
+import type { JsonObject } from './json.ts'
+import type { Finding } from './plan.ts'
+import type { Recipe } from './tensor.ts'
+
+/**
+ * A tensor's part in the model, the same in every format: `embed.weight`, `blocks.3.attn.q.weight`, `lm_head.weight`.
+ * The architecture's rows say which there are.
+ */
+export type Role = string
+
+/** A model of no format: what every reader makes and every writer takes. Headers only; weights stay where they are. */
+export interface Checkpoint {
+  /** The format it was read from. */
+  readonly format: string
+  /** For naming outputs: the folder's or file's own name. */
+  readonly name: string
+  /** Id of the {@link ../models/architecture.ts Architecture}. */
+  readonly architecture: string
+  readonly config: ModelConfig
+  readonly tokenizer: Tokenizer | null
+  readonly tensors: ReadonlyMap<Role, Recipe>
+  /** Files that other formats may carry over untouched (generation_config.json, LICENSE ...): path to `u8` recipe. */
+  readonly extras: ReadonlyMap<string, Recipe>
+  /** The files that recipes read, with the sizes they had when opened. */
+  readonly sources: readonly SourceFile[]
+  /** What the reader noticed: a tie that contradicts the config, ignored tensors. */
+  readonly findings: readonly Finding[]
+}
+
+export interface SourceFile {
+  readonly path: string
+  readonly size: number
+  readonly modified: number | null
+}
+
+/** A model's hyperparameters under one set of names, whatever the file called them. */
+export interface ModelConfig {
+  /** `model_type` of config.json: `llama`, `qwen2` ... */
+  readonly modelType: string
+  /** The class name: `LlamaForCausalLM`. */
+  readonly className: string
+  readonly hiddenSize: number
+  readonly layers: number
+  readonly intermediateSize: number
+  readonly heads: number
+  readonly kvHeads: number
+  readonly headDim: number
+  /** Rows of the embedding. */
+  readonly vocabSize: number
+  readonly contextLength: number
+  readonly normEpsilon: number
+  readonly activation: string
+  readonly rope: RopeConfig
+  /** Tokens each position sees; null if all. */
+  readonly slidingWindow: number | null
+  /** Whether the head is the embedding. */
+  readonly tied: boolean
+  /** The dtype the weights are said to have. */
+  readonly dtype: DType
+  /** Token ids as the model's own config gives them; the tokenizer's come first where both speak. */
+  readonly bosId: number | null
+  /** The first is the one formats with room for one take. */
+  readonly eosIds: readonly number[]
+  readonly padId: number | null
+  /** The config as it was read, with every key that has no place above. */
+  readonly raw: JsonObject
+}
+
+export interface RopeConfig {
+  readonly theta: number
+  readonly scaling: RopeScaling
+}
+
+export type RopeScaling =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'linear'; readonly factor: number }
+  | {
+      readonly kind: 'llama3'
+      readonly factor: number
+      readonly lowFreqFactor: number
+      readonly highFreqFactor: number
+      readonly originalContext: number
+    }
+  | {
+      readonly kind: 'yarn'
+      readonly factor: number
+      readonly originalContext: number
+      readonly betaFast: number | null
+      readonly betaSlow: number | null
+      readonly attentionFactor: number | null
+    }
+
+export type TokenType = 'normal' | 'unknown' | 'control' | 'user' | 'unused' | 'byte'
+
+export interface Token {
+  /** As the vocabulary spells it: byte-level for BPE (`Ġthe`), `▁the` and `<0x0A>` for SPM. */
+  readonly text: string
+  readonly type: TokenType
+  /** SPM and Unigram: higher wins. 0 where the kind has none. */
+  readonly score: number
+}
+
+/** A tokenizer of no format. */
+export interface Tokenizer {
+  /** How text becomes pieces: byte-level BPE by merge rank, or SentencePiece BPE by score. */
+  readonly kind: 'bpe' | 'spm'
+  /** By id; every id has a token (gaps are `unused`). */
+  readonly tokens: readonly Token[]
+  /** BPE: pairs in order of rank, spelled as the tokens are. */
+  readonly merges: readonly (readonly [string, string])[]
+  /** BPE: the pre-tokenizer family as llama.cpp names it (`llama-bpe`, `qwen2`); null if not recognised. SPM: `default`. */
+  readonly pre: string | null
+  /** BPE: the split expressions and flags behind `pre`, for a message that names what was not recognised. */
+  readonly preDescription: string
+  readonly ids: SpecialIds
+  readonly addBos: boolean | null
+  readonly addEos: boolean | null
+  /** SPM: whether a space is put before the text. */
+  readonly addSpacePrefix: boolean | null
+  readonly chatTemplates: readonly ChatTemplate[]
+}
+
+export interface SpecialIds {
+  readonly bos: number | null
+  readonly eos: number | null
+  /** End of a turn, where it is not `eos`. */
+  readonly eot: number | null
+  readonly unknown: number | null
+  readonly pad: number | null
+}
+
+export interface ChatTemplate {
+  /** `default`, or the name the config gives it. */
+  readonly name: string
+  /** Jinja. Carried, never run. */
+  readonly template: string
+}

@@ -1,0 +1,67 @@
+/**
+ * Every element type, scalar and block, in one table.
+ *
+ * A block type stores `block` elements in `bytes` bytes; blocks run along the last axis, so a row's length must be a
+ * multiple of `block`. A scalar type is a block of one. Sources: ggml-common.h (block types), the safetensors
+ * specification (scalars).
+ */
+export const DTYPES = {
+  bool: { block: 1, bytes: 1, kind: 'int' },
+  u8: { block: 1, bytes: 1, kind: 'int' },
+  i8: { block: 1, bytes: 1, kind: 'int' },
+  u16: { block: 1, bytes: 2, kind: 'int' },
+  i16: { block: 1, bytes: 2, kind: 'int' },
+  u32: { block: 1, bytes: 4, kind: 'int' },
+  i32: { block: 1, bytes: 4, kind: 'int' },
+  u64: { block: 1, bytes: 8, kind: 'int' },
+  i64: { block: 1, bytes: 8, kind: 'int' },
+  f64: { block: 1, bytes: 8, kind: 'float' },
+  f32: { block: 1, bytes: 4, kind: 'float' },
+  f16: { block: 1, bytes: 2, kind: 'float' },
+  bf16: { block: 1, bytes: 2, kind: 'float' },
+  f8_e4m3: { block: 1, bytes: 1, kind: 'float' },
+  f8_e5m2: { block: 1, bytes: 1, kind: 'float' },
+  q4_0: { block: 32, bytes: 18, kind: 'quant' },
+  q5_0: { block: 32, bytes: 22, kind: 'quant' },
+  q8_0: { block: 32, bytes: 34, kind: 'quant' },
+  q4_k: { block: 256, bytes: 144, kind: 'quant' },
+  q6_k: { block: 256, bytes: 210, kind: 'quant' },
+} as const satisfies Record<string, DTypeInfo>
+
+/** How a type is stored. */
+export interface DTypeInfo {
+  /** Elements in a block. */
+  readonly block: number
+  /** Bytes of a block. */
+  readonly bytes: number
+  readonly kind: 'int' | 'float' | 'quant'
+}
+
+export type DType = keyof typeof DTYPES
+
+/** Block length, bytes and kind of a type. */
+export function dtypeInfo(dtype: DType): DTypeInfo {
+  return DTYPES[dtype]
+}
+
+/** Number of elements of a shape; `[]` is a scalar, one element. Throws RangeError beyond 2^53. */
+export function elementCount(shape: readonly number[]): number {
+  let count = 1
+  for (const size of shape) count *= size
+  if (!Number.isSafeInteger(count) || count < 0)
+    throw new RangeError(`shape [${shape.join(', ')}] has too many elements`)
+  return count
+}
+
+/** Bytes of `elements` elements, which must be whole blocks. */
+export function bytesOf(dtype: DType, elements: number): number {
+  const { block, bytes } = DTYPES[dtype]
+  if (elements % block !== 0) throw new RangeError(`${elements} elements are not whole blocks of ${dtype} (${block})`)
+  return (elements / block) * bytes
+}
+
+/** Bits stored per element, block overhead included. */
+export function bitsPerElement(dtype: DType): number {
+  const { block, bytes } = DTYPES[dtype]
+  return (bytes * 8) / block
+}

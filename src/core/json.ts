@@ -1,0 +1,144 @@
+import { AppError } from './errors.ts'
+
+/** JSON as it comes from model files. Objects are Maps: `__proto__` is a name like any other, and order is kept. */
+export type Json = null | boolean | number | string | readonly Json[] | JsonObject
+export type JsonObject = ReadonlyMap<string, Json>
+
+/** Deeper than any real config or header; a hostile one could otherwise exhaust the stack. */
+const MAX_DEPTH = 64
+
+/**
+ * Parses JSON strictly: duplicate keys, trailing bytes and nesting beyond 64 levels are refused. Throws `malformed`
+ * with the byte-less character offset as `where.offset`. Python's `Infinity` and `NaN` are read as numbers, as
+ * transformers writes them.
+ */
+export function parseJson(text: string, file: string): Json {
+  let at = 0
+  const fail = (why: string): never => {
+    throw new AppError('malformed', `${file} is not valid JSON: ${why} at character ${at}`, {
+      where: { file, offset: at },
+    })
+  }
+  const skip = (): void => {
+    for (;;) {
+      const code = text.charCodeAt(at)
+      if (code === 32 || code === 10 || code === 13 || code === 9) at++
+      else return
+    }
+  }
+  const string = (): string => {
+    const start = at
+    at++
+    for (;;) {
+      const code = text.charCodeAt(at)
+      if (Number.isNaN(code)) fail('a string without end')
+      if (code === 34) break
+      at += code === 92 ? 2 : 1
+    }
+    at++
+    try {
+      return JSON.parse(text.slice(start, at)) as string
+    } catch {
+      at = start
+      return fail('a string with a bad escape or control character')
+    }
+  }
+  const number = (): number => {
+    const match = /-?(?:Infinity|NaN|(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)/y
+    match.lastIndex = at
+    const found = match.exec(text)
+    if (found === null) return fail(`unexpected ${at < text.length ? JSON.stringify(text[at]) : 'end'}`)
+    at = match.lastIndex
+    return Number(found[0])
+  }
+  const value = (depth: number): Json => {
+    if (depth > MAX_DEPTH) fail(`more than ${MAX_DEPTH} levels`)
+    skip()
+    const first = text[at]
+    if (first === '"') return string()
+    if (first === '{') {
+      const object = new Map<string, Json>()
+      at++
+      skip()
+      if (text[at] === '}') {
+        at++
+        return object
+      }
+      for (;;) {
+        skip()
+        if (text[at] !== '"') fail('expected a key')
+        const key = string()
+        if (object.has(key)) fail(`the key ${JSON.stringify(key)} occurs twice`)
+        skip()
+        if (text[at] !== ':') fail('expected ":"')
+        at++
+        object.set(key, value(depth + 1))
+        skip()
+        const next = text[at++]
+        if (next === '}') return object
+        if (next !== ',') {
+          at--
+          fail('expected "," or "}"')
+        }
+      }
+    }
+    if (first === '[') {
+      const array: Json[] = []
+      at++
+      skip()
+      if (text[at] === ']') {
+        at++
+        return array
+      }
+      for (;;) {
+        array.push(value(depth + 1))
+        skip()
+        const next = text[at++]
+        if (next === ']') return array
+        if (next !== ',') {
+          at--
+          fail('expected "," or "]"')
+        }
+      }
+    }
+    for (const [word, meaning] of WORDS) {
+      if (text.startsWith(word, at)) {
+        at += word.length
+        return meaning
+      }
+    }
+    return number()
+  }
+  const result = value(0)
+  skip()
+  if (at !== text.length) fail('text after the end')
+  return result
+}
+
+const WORDS: readonly (readonly [string, Json])[] = [
+  ['true', true],
+  ['false', false],
+  ['null', null],
+]
+
+/** Parses bytes that must hold a JSON object in UTF-8. */
+export function parseJsonObject(bytes: Uint8Array, file: string): JsonObject {
+  let text: string
+  try {
+    // a copy: TextDecoder refuses views of a SharedArrayBuffer in browsers
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(Uint8Array.from(bytes))
+  } catch (cause) {
+    throw new AppError('malformed', `${file} is not UTF-8`, { where: { file }, cause })
+  }
+  const json = parseJson(text, file)
+  if (!isObject(json)) throw new AppError('malformed', `${file} does not hold a JSON object`, { where: { file } })
+  return json
+}
+
+export function isObject(json: Json | undefined): json is JsonObject {
+  return json instanceof Map
+}
+
+export function isArray(json: Json | undefined): json is readonly Json[] {
+  return Array.isArray(json)
+}

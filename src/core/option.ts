@@ -1,0 +1,68 @@
+import { AppError } from './errors.ts'
+
+/** An option as data: the UI draws it, the command parses it, the API checks it. */
+export interface OptionSpec {
+  /** `quant`; the flag is `--quant`. */
+  readonly name: string
+  readonly title: string
+  /** One sentence. */
+  readonly help: string
+  readonly kind: OptionKind
+}
+
+export type OptionKind =
+  | { readonly kind: 'choice'; readonly choices: readonly Choice[]; readonly default: string }
+  | { readonly kind: 'flag'; readonly default: boolean }
+  | { readonly kind: 'integer'; readonly min: number; readonly max: number; readonly default: number | null }
+  | { readonly kind: 'text'; readonly default: string | null }
+
+export interface Choice {
+  readonly value: string
+  /** For people: "Q4_K_M". */
+  readonly title: string
+  /** When to take it, one sentence. */
+  readonly help: string
+}
+
+export type OptionValue = string | number | boolean | null
+export type OptionValues = Readonly<Record<string, OptionValue>>
+
+/**
+ * Values for all of `specs`: those given, checked, and the defaults. Throws `bad-option` for an unknown name, a wrong
+ * type, or a value outside the choices (compared without regard to case), saying what would be right.
+ */
+export function resolveOptions(specs: readonly OptionSpec[], given: OptionValues): OptionValues {
+  const known = new Map(specs.map((spec) => [spec.name, spec]))
+  for (const name of Object.keys(given)) {
+    if (known.has(name)) continue
+    const names = [...known.keys()].map((other) => `--${other}`).join(', ')
+    throw new AppError('bad-option', `There is no option --${name} for this target`, {
+      hint: names === '' ? 'It has no options.' : `Its options: ${names}.`,
+    })
+  }
+  return Object.fromEntries(specs.map((spec) => [spec.name, resolveOption(spec, given[spec.name])]))
+}
+
+function resolveOption(spec: OptionSpec, value: OptionValue | undefined): OptionValue {
+  const { kind } = spec
+  if (value === undefined || value === null) return kind.default
+  const fail = (hint: string): never => {
+    throw new AppError('bad-option', `--${spec.name} cannot be ${JSON.stringify(value)}`, { hint })
+  }
+  switch (kind.kind) {
+    case 'choice': {
+      const wanted = String(value).toLowerCase()
+      const found = kind.choices.find((choice) => choice.value === wanted)
+      return found?.value ?? fail(`Choose one of ${kind.choices.map((choice) => choice.value).join(', ')}.`)
+    }
+    case 'flag':
+      return typeof value === 'boolean' ? value : fail('It is either given or not.')
+    case 'integer': {
+      const number = Number(value)
+      const good = Number.isSafeInteger(number) && number >= kind.min && number <= kind.max
+      return good ? number : fail(`It takes a whole number from ${kind.min} to ${kind.max}.`)
+    }
+    case 'text':
+      return typeof value === 'string' ? value : fail('It takes text.')
+  }
+}

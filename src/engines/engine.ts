@@ -1,0 +1,63 @@
+import type { Folder } from '../core/bytes.ts'
+import type { Checkpoint } from '../core/checkpoint.ts'
+import type { OptionSpec, OptionValues } from '../core/option.ts'
+import type { Finding, Plan } from '../core/plan.ts'
+import type { Recipe } from '../core/tensor.ts'
+
+export type FormatId =
+  | 'huggingface'
+  | 'safetensors'
+  | 'torchscript'
+  | 'onnx'
+  | 'gguf'
+  | 'mlx'
+  | 'gptq'
+  | 'awq'
+  | 'megatron'
+
+/** That a folder is of a format, and how it was known. */
+export interface Match {
+  readonly format: FormatId
+  /** 0 to 1: the most certain match is opened. */
+  readonly confidence: number
+  /** For people: "config.json with 2 safetensors shards". */
+  readonly because: string
+  /** The file that the engine should start from. */
+  readonly entry: string
+}
+
+/** What an engine must know of the weights before it can plan. Answered once and cached. */
+export type Measurement =
+  /** Whether two tensors hold the same values: a tied head, or one that only claims to be. */
+  | { readonly kind: 'equal'; readonly id: string; readonly a: Recipe; readonly b: Recipe }
+  /** The largest magnitude among a tensor's values. */
+  | { readonly kind: 'absmax'; readonly id: string; readonly of: Recipe }
+
+/** Answers by measurement id: a boolean for `equal`, a number for `absmax`. */
+export type Evidence = ReadonlyMap<string, boolean | number>
+
+/** Whether a checkpoint of this format can be run, and by what. */
+export type Verdict = { readonly can: true; readonly by: string } | { readonly can: false; readonly because: string }
+
+/**
+ * One format. A reader has `open`, a writer has `convert`; both detect and validate. An engine names ops in recipes and
+ * bytes in segments: it reads no weights, runs no kernels, and knows no other engine.
+ */
+export interface Engine {
+  readonly id: FormatId
+  /** For people: "GGUF (llama.cpp)". */
+  readonly title: string
+  /** Null where the format can be read only, and why. */
+  readonly options: readonly OptionSpec[]
+  /** A few KiB, never weights. Null if the folder is not of this format. */
+  detect(folder: Folder): Promise<Match | null>
+  /** Null for a format that cannot be read yet. */
+  readonly open: ((folder: Folder, match: Match) => Promise<Checkpoint>) | null
+  /** What `convert` wants to know of the weights; [] for most. */
+  needs(checkpoint: Checkpoint, options: OptionValues): readonly Measurement[]
+  /** The plan: reads no weights, no clock. Null for a format that cannot be written yet. Throws `unsupported`, `bad-option`. */
+  readonly convert: ((checkpoint: Checkpoint, options: OptionValues, evidence: Evidence) => Promise<Plan>) | null
+  /** What is wrong with a finished output, as findings; none of severity `error` means that it is properly formed. */
+  validate(folder: Folder, match: Match): AsyncGenerator<Finding, void, void>
+  canInfer(checkpoint: Checkpoint): Verdict
+}

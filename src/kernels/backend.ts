@@ -1,0 +1,54 @@
+import type { DType } from '../core/dtype.ts'
+
+/**
+ * What a kernel does, as data. Every op maps a run of elements to a run of the same number of elements; what moves
+ * elements about (slices, permutations) is the evaluator's business.
+ */
+export type KernelOp =
+  /** Convert between types: scalar to scalar, scalar to block (quantise), block to scalar (dequantise). */
+  { readonly kind: 'cast'; readonly from: DType; readonly to: DType }
+
+/**
+ * The outcome of one run. `bad` is the index of the first input element that must not pass: NaN or Inf always, or a
+ * finite value that overflows the output type; null if all is well. What is wrong with it the caller finds out by
+ * looking at the element: the fast path need not know.
+ */
+export interface KernelResult {
+  readonly bad: number | null
+}
+
+/** A prepared op. It keeps no state between runs; several runs may be in flight at once. */
+export interface Kernel {
+  readonly op: KernelOp
+  /**
+   * Converts `elements` elements (whole blocks of both types) from `input` to `output`. Neither may be touched by the
+   * caller before the promise settles. Buffers from the backend's own arena are used in place, others are copied.
+   */
+  run(input: Uint8Array, output: Uint8Array, elements: number, signal?: AbortSignal): Promise<KernelResult>
+}
+
+/** Memory that kernels read and write without a copy. Buffers are 64-byte aligned. */
+export interface Arena {
+  /** A buffer of exactly `bytes` bytes with undefined content. Throws AppError `memory` when the arena is exhausted. */
+  alloc(bytes: number): Uint8Array
+  free(buffer: Uint8Array): void
+}
+
+/** Somewhere kernels run: the reference, WASM with SIMD, WebGPU, the native core. */
+export interface Backend {
+  readonly id: 'reference' | 'wasm' | 'webgpu' | 'native'
+  /** For people: "WASM SIMD, 2 threads". */
+  readonly label: string
+  /** Why this backend is less than it could be ("one thread: the page is not cross-origin isolated"); null if it is not. */
+  readonly limitation: string | null
+  /** How many runs make progress at once. */
+  readonly threads: number
+  readonly arena: Arena
+  /** Whether its bytes equal the reference's for this op. */
+  exact(op: KernelOp): boolean
+  /** Elements per second of one thread, roughly; 0 if it cannot do the op. The dispatcher's only criterion. */
+  speed(op: KernelOp): number
+  /** Throws AppError `unsupported` if it cannot do the op. */
+  prepare(op: KernelOp): Kernel
+  close(): Promise<void>
+}
