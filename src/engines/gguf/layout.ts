@@ -1,0 +1,166 @@
+import type { Checkpoint } from '../../core/checkpoint.ts'
+import { elementCount } from '../../core/dtype.ts'
+import { AppError } from '../../core/errors.ts'
+import type { OptionValues } from '../../core/option.ts'
+import type { Finding, Plan, Segment } from '../../core/plan.ts'
+import { cast, literalF32, permute, readsOf, reshape, tensorBytes, type Recipe } from '../../core/tensor.ts'
+import { expectedTensors, type Architecture } from '../../models/architecture.ts'
+import { architectureFor } from '../../models/index.ts'
+import type { GgufValue } from '../containers/gguf/types.ts'
+import { ggufLayout } from '../containers/gguf/writer.ts'
+import { configFindings, modelMetadata, provenance } from './metadata.ts'
+import { chooseType, DEFAULT_MIX, MIXES, type Choice, type Mix } from './mix.ts'
+import { ggufArchitecture, ggufName, ROPE_FREQS, type GgufArchitecture } from './names.ts'
+import { llama3Factors } from './rope.ts'
+import { tokenizerMetadata } from './tokenizer.ts'
+
+/** A tensor as it will lie in the file. */
+interface Placed {
+  readonly name: string
+  readonly recipe: Recipe
+}
+
+/** The plan of one GGUF file: everything but the weights' own bytes, which are recipes. */
+export async function planGguf(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
+  const quant = options['quant'] ?? DEFAULT_MIX
+  const mix = MIXES.find((candidate) => candidate.id === quant)
+  if (mix === undefined) throw new AppError('bad-option', `--quant cannot be ${JSON.stringify(quant)}`)
+  const pre = typeof options['pre'] === 'string' && options['pre'] !== '' ? options['pre'] : null
+  const { config } = checkpoint
+  const target = ggufArchitecture(checkpoint.architecture)
+  const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
+  const findings: Finding[] = [...configFindings(config, target)]
+  const tensors = placeTensors(checkpoint, architecture, target, mix, findings)
+  const parameters = tensors.reduce((sum, { recipe }) => sum + elementCount(recipe.shape), 0)
+  const tokenizer = tokenizerMetadata(checkpoint.tokenizer, config.vocabSize, pre)
+  findings.push(...tokenizer.findings)
+  const metadata = new Map<string, GgufValue>([
+    ...modelMetadata(checkpoint, target, mix, parameters),
+    ...tokenizer.metadata,
+    ['modelconvert.recipe', provenance(checkpoint, mix)],
+  ])
+  const { segments, size } = lay(metadata, tensors)
+  return {
+    target: 'gguf',
+    stages: [],
+    files: [{ path: `${fileStem(checkpoint.name)}-${mix.title}.gguf`, size, segments }],
+    findings,
+    readBytes: tensors.reduce((sum, { recipe }) => sum + readBytes(recipe), 0),
+    writeBytes: size,
+  }
+}
+
+function readBytes(recipe: Recipe): number {
+  let sum = 0
+  for (const source of readsOf(recipe)) sum += tensorBytes(source)
+  return sum
+}
+
+/** A model's name as a file's: without the characters that some file system refuses. */
+function fileStem(name: string): string {
+  // oxlint-disable-next-line no-control-regex -- control characters are among those refused
+  const safe = name.replaceAll(/[\u0000-\u001f\u007f<>:"/\\|?*]+/g, '-').replaceAll(/^[. -]+|[. -]+$/g, '')
+  return safe === '' ? 'model' : safe
+}
+
+function placeTensors(
+  checkpoint: Checkpoint,
+  architecture: Architecture,
+  target: GgufArchitecture,
+  mix: Mix,
+  findings: Finding[],
+): readonly Placed[] {
+  const { config } = checkpoint
+  const model = {
+    architecture: target.name,
+    layers: config.layers,
+    heads: config.heads,
+    kvHeads: config.kvHeads,
+    tied: config.tied,
+  }
+  const placed: Placed[] = []
+  const { scaling, theta } = config.rope
+  if (scaling.kind === 'llama3') {
+    const factors = llama3Factors(theta, scaling, config.headDim)
+    placed.push({ name: ROPE_FREQS, recipe: literalF32([factors.length], factors) })
+  }
+  const interleave = target.interleavedRotary && architecture.rotary === 'half'
+  for (const { role } of expectedTensors(architecture, config)) {
+    const source = checkpoint.tensors.get(role)
+    if (source === undefined) {
+      throw new AppError('missing-tensor', `The checkpoint has no ${role}, which ${config.className} needs`, {
+        where: { tensor: role },
+        hint: 'The checkpoint is incomplete. Download it again.',
+      })
+    }
+    const name = ggufName(role)
+    const heads = interleave ? rotaryHeads(role, config) : null
+    const recipe = heads === null ? source : interleaveRows(source, heads)
+    const choice = chooseType(mix, model, name, recipe.shape)
+    noteChoice(name, recipe.shape, choice, findings)
+    placed.push({ name, recipe: cast(recipe, choice.type) })
+  }
+  return placed
+}
+
+/** How many heads the rows of a query or key projection are; null for any other tensor. */
+function rotaryHeads(role: string, config: Checkpoint['config']): number | null {
+  if (/\.attn\.q\.(?:weight|bias)$/.test(role)) return config.heads
+  if (/\.attn\.k\.(?:weight|bias)$/.test(role)) return config.kvHeads
+  return null
+}
+
+/** Within each head, rows 0, d/2, 1, d/2 + 1 ...: what pairs channel i with i + d/2 then pairs 2i with 2i + 1. */
+export function interleaveRows(of: Recipe, heads: number): Recipe {
+  const [rows = 0, ...rest] = of.shape
+  const half = rows / heads / 2
+  const axes = [0, 2, 1, ...rest.map((_, index) => index + 3)]
+  return reshape(permute(reshape(of, [heads, 2, half, ...rest]), axes), of.shape)
+}
+
+function noteChoice(name: string, shape: readonly number[], choice: Choice, findings: Finding[]): void {
+  const { type, wanted, unavailable } = choice
+  if (unavailable !== null) {
+    findings.push({
+      severity: 'info',
+      code: 'type-substituted',
+      message: `${name} is ${wanted.toUpperCase()}, where llama.cpp takes ${unavailable}, which cannot be written yet`,
+      where: { tensor: name },
+    })
+  }
+  if (type === wanted) return
+  findings.push({
+    severity: 'warning',
+    code: 'row-fallback',
+    message:
+      `${name} is ${type.toUpperCase()} instead of ${wanted.toUpperCase()}: ` +
+      `its rows of ${shape.at(-1)} are not whole blocks`,
+    where: { tensor: name },
+    hint: 'llama.cpp does the same. The file is a little larger for it.',
+  })
+}
+
+function lay(
+  metadata: ReadonlyMap<string, GgufValue>,
+  tensors: readonly Placed[],
+): { readonly segments: readonly Segment[]; readonly size: number } {
+  const layout = ggufLayout(
+    metadata,
+    tensors.map(({ name, recipe }) => ({ name, dtype: recipe.dtype, shape: recipe.shape })),
+  )
+  const segments: Segment[] = [{ kind: 'bytes', offset: 0, bytes: layout.header }]
+  let end = layout.header.length
+  const padTo = (offset: number): void => {
+    if (offset > end) segments.push({ kind: 'bytes', offset: end, bytes: new Uint8Array(offset - end) })
+    end = offset
+  }
+  tensors.forEach(({ name, recipe }, index) => {
+    const at = layout.tensors[index]
+    if (at === undefined) return
+    padTo(at.offset)
+    segments.push({ kind: 'tensor', offset: at.offset, size: at.size, name, recipe })
+    end = at.offset + at.size
+  })
+  padTo(layout.size)
+  return { segments, size: layout.size }
+}

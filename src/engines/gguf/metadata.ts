@@ -1,0 +1,147 @@
+import type { Checkpoint, ModelConfig, RopeScaling } from '../../core/checkpoint.ts'
+import { AppError } from '../../core/errors.ts'
+import { log } from '../../core/math.ts'
+import type { Finding } from '../../core/plan.ts'
+import type { GgufNumberType, GgufValue } from '../containers/gguf/types.ts'
+import type { Mix } from './mix.ts'
+import type { GgufArchitecture } from './names.ts'
+
+/** ggml's version of its quantised formats. */
+const QUANTIZATION_VERSION = 2
+
+/** Of `modelconvert.recipe`: raised when the same input and options give other bytes. */
+const RECIPE_VERSION = 1
+
+/** A string value. */
+export function text(value: string): GgufValue {
+  return { type: 'string', value }
+}
+
+/** A value of a fixed-size number type. Throws `unsupported` if a count does not fit. */
+export function numeric(type: GgufNumberType, value: number, key: string): GgufValue {
+  const integer = type !== 'f32' && type !== 'f64'
+  if (!Number.isFinite(value) || (integer && !(Number.isInteger(value) && value >= 0 && value <= 0xffff_ffff))) {
+    throw new AppError('unsupported', `GGUF cannot hold ${value} as ${key}`, {
+      hint: 'Check this value in config.json.',
+    })
+  }
+  return { type, value }
+}
+
+/** What a folder's name says of a model: "Llama-3.1-8B-Instruct" is basename, size and finetune. */
+export function nameParts(name: string): { readonly basename: string; readonly finetune: string | null } {
+  const [, before, after] = /^(.+?)[-_ ]\d+(?:\.\d+)?[KMBT](?:[-_ ](.+))?$/i.exec(name) ?? []
+  if (before === undefined) return { basename: name, finetune: null }
+  return { basename: before, finetune: after ?? null }
+}
+
+/** A count of parameters in llama.cpp's short notation: 5.8M, 560M, 8.0B. */
+export function sizeLabel(parameters: number): string {
+  const [unit, letter] =
+    parameters > 1e12 ? [1e12, 'T'] : parameters > 1e9 ? [1e9, 'B'] : parameters > 1e6 ? [1e6, 'M'] : [1e3, 'K']
+  const scaled = parameters / unit
+  return `${scaled.toFixed(Math.round(scaled) < 10 ? 1 : 0)}${letter}`
+}
+
+/** The `general.*` keys and those of the architecture, in llama.cpp's order. */
+export function modelMetadata(
+  checkpoint: Checkpoint,
+  architecture: GgufArchitecture,
+  mix: Mix,
+  parameters: number,
+): Map<string, GgufValue> {
+  const { config, name } = checkpoint
+  const { basename, finetune } = nameParts(name)
+  const metadata = new Map<string, GgufValue>([
+    ['general.architecture', text(architecture.name)],
+    ['general.type', text('model')],
+    ['general.name', text(name)],
+  ])
+  if (finetune !== null) metadata.set('general.finetune', text(finetune))
+  metadata.set('general.basename', text(basename))
+  metadata.set('general.size_label', text(sizeLabel(parameters)))
+  const set = (type: GgufNumberType, key: string, value: number): void => {
+    const full = `${architecture.name}.${key}`
+    metadata.set(full, numeric(type, value, full))
+  }
+  set('u32', 'block_count', config.layers)
+  set('u32', 'context_length', config.contextLength)
+  set('u32', 'embedding_length', config.hiddenSize)
+  set('u32', 'feed_forward_length', config.intermediateSize)
+  set('u32', 'attention.head_count', config.heads)
+  set('u32', 'attention.head_count_kv', config.kvHeads)
+  set('u32', 'attention.key_length', config.headDim)
+  set('u32', 'attention.value_length', config.headDim)
+  set('f32', 'attention.layer_norm_rms_epsilon', config.normEpsilon)
+  set('f32', 'rope.freq_base', config.rope.theta)
+  set('u32', 'rope.dimension_count', config.headDim)
+  setRopeScaling(config.rope.scaling, architecture.name, metadata, set)
+  set('u32', 'vocab_size', config.vocabSize)
+  metadata.set('general.file_type', numeric('u32', mix.fileType, 'general.file_type'))
+  metadata.set('general.quantization_version', numeric('u32', QUANTIZATION_VERSION, 'general.quantization_version'))
+  return metadata
+}
+
+function setRopeScaling(
+  scaling: RopeScaling,
+  prefix: string,
+  metadata: Map<string, GgufValue>,
+  set: (type: GgufNumberType, key: string, value: number) => void,
+): void {
+  // llama3 is a tensor, rope_freqs.weight
+  if (scaling.kind !== 'linear' && scaling.kind !== 'yarn') return
+  metadata.set(`${prefix}.rope.scaling.type`, text(scaling.kind))
+  set('f32', 'rope.scaling.factor', scaling.factor)
+  if (scaling.kind === 'linear') return
+  set('u32', 'rope.scaling.original_context_length', scaling.originalContext)
+  // llama.cpp multiplies its own 1 + ln(factor) / 10 by this; HuggingFace's attention_factor replaces that term
+  if (scaling.attentionFactor !== null)
+    set('f32', 'rope.scaling.attn_factor', scaling.attentionFactor / (1 + 0.1 * log(scaling.factor)))
+  if (scaling.betaFast !== null) set('f32', 'rope.scaling.yarn_beta_fast', scaling.betaFast)
+  if (scaling.betaSlow !== null) set('f32', 'rope.scaling.yarn_beta_slow', scaling.betaSlow)
+}
+
+/** llama.cpp's own values, which its llama and qwen loaders do not let a file change. */
+const YARN_BETA_FAST = 32
+const YARN_BETA_SLOW = 1
+
+/** What of a configuration the runtime will not honour. */
+export function configFindings(config: ModelConfig, architecture: GgufArchitecture): readonly Finding[] {
+  const findings: Finding[] = []
+  if (config.slidingWindow !== null && config.slidingWindow < config.contextLength && architecture.ignoresWindow) {
+    findings.push({
+      severity: 'warning',
+      code: 'window-ignored',
+      message:
+        `The model attends to the last ${config.slidingWindow} tokens; llama.cpp has no such window for ` +
+        `${architecture.name} models and attends to all`,
+      hint: `Answers agree up to ${config.slidingWindow} tokens of context.`,
+    })
+  }
+  const { scaling } = config.rope
+  if (
+    scaling.kind === 'yarn' &&
+    ((scaling.betaFast ?? YARN_BETA_FAST) !== YARN_BETA_FAST || (scaling.betaSlow ?? YARN_BETA_SLOW) !== YARN_BETA_SLOW)
+  ) {
+    findings.push({
+      severity: 'warning',
+      code: 'yarn-beta-ignored',
+      message: `llama.cpp uses beta_fast ${YARN_BETA_FAST} and beta_slow ${YARN_BETA_SLOW} whatever the model says`,
+      hint: 'Long contexts may come out slightly differently.',
+    })
+  }
+  return findings
+}
+
+/** How the file was made, for whoever finds it: no date and no path, so that the same input gives the same bytes. */
+export function provenance(checkpoint: Checkpoint, mix: Mix): GgufValue {
+  return text(
+    JSON.stringify({
+      version: RECIPE_VERSION,
+      from: checkpoint.format,
+      class: checkpoint.config.className,
+      to: 'gguf',
+      quant: mix.id,
+    }),
+  )
+}
