@@ -1,3 +1,4 @@
+import { PART_SUFFIX } from '../core/bytes.ts'
 import { AppError } from '../core/errors.ts'
 
 /**
@@ -18,6 +19,14 @@ export function splitPath(path: string): readonly string[] {
     })
   }
   return parts
+}
+
+/**
+ * Whether a listing leaves this path out: unfinished files, and what is in hidden folders (`.git`, `.cache`), which
+ * hold the bookkeeping of other tools and never a model. `open` finds them all the same.
+ */
+export function isUnlisted(path: string): boolean {
+  return path.endsWith(PART_SUFFIX) || /(^|\/)\.[^/]*\//.test(path)
 }
 
 /** Orders paths by UTF-16 code units, the same on every machine and in every locale. */

@@ -1,4 +1,4 @@
-import { checkOffset, comparePaths, splitPath } from '../../src/api/paths.ts'
+import { checkOffset, comparePaths, isUnlisted, splitPath } from '../../src/api/paths.ts'
 import {
   MAX_FOLDER_FILES,
   PART_SUFFIX,
@@ -135,7 +135,10 @@ export class MemoryFolder implements Folder {
       throw new AppError('not-a-model', `${this.name} has more than ${MAX_FOLDER_FILES} files`)
     }
     const modified = this.#modified()
-    return [...this.files].map(([path, bytes]) => ({ path, size: bytes.length, modified })).sort(comparePaths)
+    return [...this.files]
+      .filter(([path]) => !isUnlisted(path))
+      .map(([path, bytes]) => ({ path, size: bytes.length, modified }))
+      .sort(comparePaths)
   }
 
   async open(path: string): Promise<Source> {
@@ -167,7 +170,7 @@ export class MemoryFolder implements Folder {
       (one) => one.at === at && (one.sticky === true ? count >= one.count : count === one.count),
     )
     if (fault === undefined) return null
-    if (fault.half === true) return fault
+    if (fault.half === true && at === 'write') return fault
     return this.fail(fault, file)
   }
 

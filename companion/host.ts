@@ -1,0 +1,117 @@
+import { createHash } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Digest, Host } from '../src/api/host.ts'
+import { splitPath } from '../src/api/paths.ts'
+import type { Place } from '../src/core/bytes.ts'
+import { AppError } from '../src/core/errors.ts'
+import type { Backend } from '../src/kernels/backend.ts'
+import { openPath, openPathOutput } from './bytes.ts'
+import { stateFolder, takeLock } from './state.ts'
+
+export interface NodeHostOptions {
+  /** Kernel threads; by default as many as the machine runs at once. */
+  readonly threads?: number
+  /** Bytes; by default {@link defaultMemoryBudget}. */
+  readonly memoryBudget?: number
+}
+
+const MIB = 2 ** 20
+
+/** Below this, tiles get so small that reading dominates. */
+const LEAST_BUDGET = 128 * MIB
+
+/** Above this a conversion gains nothing: a few tiles a thread are all it holds. */
+const MOST_BUDGET = 1024 * MIB
+
+/** A quarter of the memory that is available to this process, but at least 128 MiB and at most 1 GiB. */
+export function defaultMemoryBudget(): number {
+  const share = Math.floor(process.availableMemory() / 4)
+  return Math.min(MOST_BUDGET, Math.max(LEAST_BUDGET, share))
+}
+
+/** The host of the command and the companion: files, threads and hashes of Node. */
+export function createNodeHost(options: NodeHostOptions = {}): Host {
+  const threads = options.threads ?? availableParallelism()
+  let backends: Promise<readonly Backend[]> | null = null
+  return {
+    name: `Node ${process.versions.node}`,
+    memoryBudget: options.memoryBudget ?? defaultMemoryBudget(),
+    backends() {
+      backends ??= startBackends(threads)
+      return backends
+    },
+    async open(place) {
+      switch (place.kind) {
+        case 'path':
+          return openPath(place.path)
+        case 'scratch':
+          return openPathOutput(scratchPath(place.path), { prune: true })
+        case 'sample':
+          return openPath(join(packageFolder(), 'sample'))
+        default:
+          throw notHere(place)
+      }
+    },
+    async openOutput(place) {
+      switch (place.kind) {
+        case 'path':
+          return openPathOutput(place.path)
+        case 'scratch':
+          return openPathOutput(scratchPath(place.path), { prune: true })
+        default:
+          throw notHere(place)
+      }
+    },
+    async openScratch(key) {
+      return openPathOutput(scratchPath(key), { prune: true })
+    },
+    digest: async () => new NodeDigest(),
+    lock: takeLock,
+    now: () => performance.now(),
+  }
+}
+
+class NodeDigest implements Digest {
+  readonly #hash = createHash('sha256')
+
+  async update(bytes: Uint8Array): Promise<void> {
+    this.#hash.update(bytes)
+  }
+
+  async hex(): Promise<string> {
+    return this.#hash.copy().digest('hex')
+  }
+
+  close(): void {}
+}
+
+async function startBackends(threads: number): Promise<readonly Backend[]> {
+  const { createReferenceBackend } = await import('../src/kernels/reference/index.ts')
+  void threads
+  return [createReferenceBackend()]
+}
+
+function scratchPath(key: string): string {
+  return join(stateFolder(), 'scratch', ...splitPath(key))
+}
+
+/** The folder of this package, from the source tree and from the bundle alike. */
+function packageFolder(): string {
+  for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
+    const manifest = join(folder, 'package.json')
+    if (existsSync(manifest) && /"name":\s*"modelconvert"/.test(readFileSync(manifest, 'utf8'))) return folder
+    if (dirname(folder) === folder) break
+  }
+  throw new AppError('missing-file', 'The sample model is not part of this installation', {
+    hint: 'Install the package again.',
+  })
+}
+
+function notHere(place: Place): AppError {
+  return new AppError('unsupported', `A place of the kind ${place.kind} cannot be opened here`, {
+    hint: 'Give a path.',
+  })
+}
