@@ -8,8 +8,10 @@ import type { JsonObject } from '../core/json.ts'
 export interface Architecture {
   /** `llama`, `qwen2`: the file's name. */
   readonly id: string
-  /** HuggingFace class names that it describes. */
+  /** HuggingFace class names that it describes, the usual one first. */
   readonly classNames: readonly string[]
+  /** The class without a head, whose checkpoints have no `model.` before their names. */
+  readonly baseClassName: string
   /** `model_type` values. */
   readonly modelTypes: readonly string[]
   /** What config.json leaves out because the class has it as a default. */
@@ -20,11 +22,14 @@ export interface Architecture {
   readonly ignored: readonly RegExp[]
   /** Refuses configurations that the rows do not describe: returns what is unsupported, or null. */
   readonly unsupported: (config: JsonObject) => string | null
+  /** Tokens that each position sees, the same in all blocks; null if all. `unsupported` refuses what differs by block. */
+  readonly slidingWindow: (config: JsonObject) => number | null
   /**
    * How rotary positions pair the channels of a head in HuggingFace's checkpoints: channel i with i + d/2 (`half`), or
    * 2i with 2i + 1 (`interleaved`). Formats whose runtime wants the other way permute the query and key rows.
    */
   readonly rotary: 'half' | 'interleaved' | 'none'
+  // The forward pass (`graph`, of the ops in graph.ts) goes here.
 }
 
 export interface ConfigDefaults {
@@ -35,6 +40,10 @@ export interface ConfigDefaults {
   readonly activation: string
   /** Head width where config.json has none; null for hidden size / heads. */
   readonly headDim: number | null
+  /** Key and value heads where config.json has none (an explicit null means `heads`); null for `heads`. */
+  readonly kvHeads: number | null
+  readonly bosId: number | null
+  readonly eosId: number | null
 }
 
 export interface TensorRow {

@@ -1,5 +1,5 @@
 import type { ModelConfig } from '../core/checkpoint.ts'
-import type { JsonObject } from '../core/json.ts'
+import { isArray, type Json, type JsonObject } from '../core/json.ts'
 import type { Architecture, TensorRow } from './architecture.ts'
 
 const attentionWidth = (config: ModelConfig): number => config.heads * config.headDim
@@ -78,12 +78,30 @@ export function qkvBiases(when?: (config: ModelConfig) => boolean): TensorRow[] 
 /** Buffers that older transformers saved with the weights. */
 export const decoderIgnored: readonly RegExp[] = [/\.rotary_emb\.inv_freq$/]
 
-/** What no dense decoder of this kind is: quantised weights, experts, another activation. */
+/** What no dense decoder of this kind is: quantised weights, experts, another activation, part-rotary heads. */
 export function denseUnsupported(config: JsonObject): string | null {
-  if (config.has('quantization_config')) return 'weights that are already quantised (quantization_config)'
-  const activation = config.get('hidden_act')
-  if (activation !== undefined && activation !== 'silu') return `the activation ${JSON.stringify(activation)}`
+  for (const key of ['quantization_config', 'quantization', 'compression_config']) {
+    if ((config.get(key) ?? null) !== null) return `weights that are already quantised (${key})`
+  }
+  const activation = config.get('hidden_act') ?? 'silu'
+  if (activation !== 'silu' && activation !== 'swish') return `the activation ${JSON.stringify(activation)}`
+  for (const key of ['num_local_experts', 'num_experts', 'n_routed_experts']) {
+    const experts = config.get(key)
+    if (typeof experts === 'number' && experts > 0) return `experts (${key})`
+  }
   return null
+}
+
+/** The `layer_types` of transformers 4.52 and later, or null. */
+export function layerTypes(config: JsonObject): readonly Json[] | null {
+  const types = config.get('layer_types')
+  return isArray(types) ? types : null
+}
+
+/** The number under a key; null if there is none. */
+export function numberAt(config: JsonObject, key: string): number | null {
+  const value = config.get(key)
+  return typeof value === 'number' ? value : null
 }
 
 const attentionBias = (config: ModelConfig): boolean => flag(config, 'attention_bias')
@@ -93,6 +111,7 @@ const mlpBias = (config: ModelConfig): boolean => flag(config, 'mlp_bias')
 export const llama: Architecture = {
   id: 'llama',
   classNames: ['LlamaForCausalLM', 'LLaMAForCausalLM'],
+  baseClassName: 'LlamaModel',
   modelTypes: ['llama'],
   defaults: {
     tied: false,
@@ -101,6 +120,9 @@ export const llama: Architecture = {
     contextLength: 2048,
     activation: 'silu',
     headDim: null,
+    kvHeads: null,
+    bosId: 1,
+    eosId: 2,
   },
   tensors: decoderRows({
     attention: [
@@ -135,5 +157,6 @@ export const llama: Architecture = {
   }),
   ignored: decoderIgnored,
   unsupported: denseUnsupported,
+  slidingWindow: () => null,
   rotary: 'half',
 }

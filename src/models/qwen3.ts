@@ -1,16 +1,18 @@
 import type { JsonObject } from '../core/json.ts'
 import type { Architecture } from './architecture.ts'
-import { decoderIgnored, decoderRows, denseUnsupported } from './llama.ts'
+import { decoderIgnored, decoderRows } from './llama.ts'
+import { qwenSlidingWindow, qwenUnsupported } from './qwen2.ts'
 
 function unsupported(config: JsonObject): string | null {
   if (config.get('attention_bias') === true) return 'attention biases (attention_bias)'
-  return denseUnsupported(config)
+  return qwenUnsupported(config)
 }
 
 /** Qwen 3, dense: Llama's block with a norm on each head's query and key. */
 export const qwen3: Architecture = {
   id: 'qwen3',
   classNames: ['Qwen3ForCausalLM'],
+  baseClassName: 'Qwen3Model',
   modelTypes: ['qwen3'],
   defaults: {
     tied: false,
@@ -19,6 +21,9 @@ export const qwen3: Architecture = {
     contextLength: 32_768,
     activation: 'silu',
     headDim: 128,
+    kvHeads: 32,
+    bosId: null,
+    eosId: null,
   },
   tensors: decoderRows({
     attention: [
@@ -36,5 +41,6 @@ export const qwen3: Architecture = {
   }),
   ignored: decoderIgnored,
   unsupported,
+  slidingWindow: qwenSlidingWindow,
   rotary: 'half',
 }

@@ -1,0 +1,138 @@
+import { MAX_FOLDER_FILES, type FileEntry, type Folder } from '../../core/bytes.ts'
+import { AppError } from '../../core/errors.ts'
+
+/** The weights of a model folder. Paths are within the model's own folder. */
+export type WeightFiles = SafetensorsFiles | RefusedWeights
+
+/** One file, or shards named by an index. */
+export interface SafetensorsFiles {
+  readonly kind: 'single' | 'index'
+  readonly path: string
+}
+
+/** Weights in a form that is known but not read. */
+export interface RefusedWeights {
+  readonly kind: 'refused'
+  readonly path: string
+  readonly what: string
+  readonly hint: string
+}
+
+/** A folder, or the one folder below it, that holds a model. */
+export interface ModelFiles {
+  /** What stands before each path: `''`, or `snapshots/abc/`. */
+  readonly root: string
+  /** By path within the model's own folder. */
+  readonly files: ReadonlyMap<string, FileEntry>
+  readonly hasConfig: boolean
+  readonly weights: WeightFiles | null
+}
+
+export const CONFIG_FILE = 'config.json'
+const SINGLE = 'model.safetensors'
+const INDEX = 'model.safetensors.index.json'
+
+/** `model.fp16.safetensors`, but not a shard. */
+const VARIANT_SINGLE = /^model\.([\w-]+)\.safetensors$/
+/** `model.safetensors.index.fp16.json`, as transformers names it, and `model.fp16.safetensors.index.json`. */
+const VARIANT_INDEX = /^model(?:\.safetensors\.index\.[\w-]+\.json|\.[\w-]+\.safetensors\.index\.json)$/
+const SHARD = /^model.*-\d{5}-of-\d{5}.*\.safetensors$/
+
+const REFUSED: readonly { readonly name: RegExp; readonly what: string; readonly hint: string }[] = [
+  {
+    name: /^(?:adapter_model\.(?:safetensors|bin)|adapter_config\.json)$/,
+    what: 'a LoRA adapter, not a model',
+    hint: 'Merge it into its base model first (PEFT: merge_and_unload, then save_pretrained).',
+  },
+  {
+    name: /^consolidated.*\.(?:safetensors|pth)$/,
+    what: 'weights in their maker’s own layout (consolidated)',
+    hint: 'Use the files named model*.safetensors of the same repository.',
+  },
+  {
+    name: /^pytorch_model.*\.bin(?:\.index\.json)?$/,
+    what: 'weights as PyTorch pickles',
+    hint: 'Save them as safetensors: load the model with transformers and call save_pretrained.',
+  },
+  {
+    name: /^(?:tf_model.*\.h5|flax_model.*\.msgpack)$/,
+    what: 'TensorFlow or Flax weights',
+    hint: 'Load the model with transformers (from_tf or from_flax) and call save_pretrained.',
+  },
+]
+
+/** Finds the model of a folder; null if there is nothing like one. Throws `not-a-model` where there are several. */
+export async function locateModel(folder: Folder): Promise<ModelFiles | null> {
+  const entries = await folder.list()
+  const top = modelAt(entries, '')
+  if (top.hasConfig || top.weights !== null) return top
+  const roots = entries
+    .filter((entry) => entry.path.endsWith(`/${CONFIG_FILE}`))
+    .map((entry) => entry.path.slice(0, -CONFIG_FILE.length))
+  const models = roots
+    .slice(0, MAX_FOLDER_FILES)
+    .map((root) => modelAt(entries, root))
+    .filter((model) => model.weights !== null)
+  const readable = models.filter((model) => model.weights?.kind !== 'refused')
+  const found = readable.length > 0 ? readable : models
+  if (found.length > 1) throw several(folder, found)
+  return found[0] ?? null
+}
+
+function several(folder: Folder, models: readonly ModelFiles[]): AppError {
+  const shown = models.slice(0, 5).map((model) => model.root.slice(0, -1))
+  const rest = models.length - shown.length
+  return new AppError('not-a-model', `${folder.name} holds ${models.length} models, not one`, {
+    hint: `Open one of them: ${shown.join(', ')}${rest > 0 ? ` and ${rest} more` : ''}.`,
+  })
+}
+
+function modelAt(entries: readonly FileEntry[], root: string): ModelFiles {
+  const files = new Map<string, FileEntry>()
+  for (const entry of entries) {
+    if (entry.path.startsWith(root)) files.set(entry.path.slice(root.length), entry)
+  }
+  return { root, files, hasConfig: files.has(CONFIG_FILE), weights: weightsAmong([...files.keys()]) }
+}
+
+/** In the order of transformers: the single file, the index, then variants; what is refused only if there is no other. */
+function weightsAmong(paths: readonly string[]): WeightFiles | null {
+  const top = paths.filter((path) => !path.includes('/'))
+  if (top.includes(SINGLE)) return { kind: 'single', path: SINGLE }
+  if (top.includes(INDEX)) return { kind: 'index', path: INDEX }
+  const variantIndex = top.find((path) => VARIANT_INDEX.test(path))
+  if (variantIndex !== undefined) return { kind: 'index', path: variantIndex }
+  const variant = top.find((path) => VARIANT_SINGLE.test(path) && !SHARD.test(path))
+  if (variant !== undefined) return { kind: 'single', path: variant }
+  for (const { name, what, hint } of REFUSED) {
+    const path = top.find((candidate) => name.test(candidate))
+    if (path !== undefined) return { kind: 'refused', path, what, hint }
+  }
+  const shards = top.filter((path) => SHARD.test(path))
+  const [shard] = shards
+  if (shard !== undefined) {
+    return {
+      kind: 'refused',
+      path: shard,
+      what: `${shards.length} shards without their index (${INDEX})`,
+      hint: 'Download the index too: without it nobody can tell whether a shard is missing.',
+    }
+  }
+  const tensors = top.filter((path) => path.endsWith('.safetensors'))
+  const [only] = tensors
+  return tensors.length === 1 && only !== undefined ? { kind: 'single', path: only } : null
+}
+
+const EXTRAS: readonly RegExp[] = [
+  /^generation_config\.json$/,
+  /^(?:README|LICENSE|LICENCE|NOTICE|USE_POLICY)[\w.-]*$/i,
+  /^(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config)\.json$/,
+  /^(?:tokenizer\.model|spiece\.model|merges\.txt|vocab\.txt)$/,
+  /^chat_template\.(?:jinja|json)$/,
+  /^additional_chat_templates\/[\w.-]+\.jinja$/,
+]
+
+/** The files that a converted model may carry over as they are. Paths within the model's own folder. */
+export function extraFiles(model: ModelFiles): readonly string[] {
+  return [...model.files.keys()].filter((path) => EXTRAS.some((pattern) => pattern.test(path)))
+}
