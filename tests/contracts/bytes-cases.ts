@@ -486,9 +486,9 @@ const outputs: readonly BytesCase[] = [
   writing('never shows a half replaced file', async (_, folder) => {
     await folder.replace('a', pattern(50_000, 1))
     const wrong: string[] = []
-    let going = true
+    const replacing = { done: false }
     const watch = (async () => {
-      while (going) {
+      while (!replacing.done) {
         const bytes = await content(folder, 'a').catch((error: unknown) => AppError.from(error))
         // Lost between opening and reading is honest: the file that was opened is no more.
         if (
@@ -501,7 +501,7 @@ const outputs: readonly BytesCase[] = [
       }
     })()
     for (let i = 1; i <= 20; i++) await folder.replace('a', pattern(50_000 * (1 + (i % 2)), i))
-    going = false
+    replacing.done = true
     await watch
     same(wrong, [], 'seen meanwhile')
   }),
