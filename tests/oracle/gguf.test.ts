@@ -1,0 +1,107 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { convertNaively, temporaryFolder, writeTwin } from './gguf-files.ts'
+import { judge, noLlama, type Judge } from './llama.ts'
+import { noModels, readReference } from './models.ts'
+
+const NAMES = ['main', 'llama-spm', 'llama3-tied', 'mistral', 'qwen2', 'qwen3']
+
+const reason = noLlama ?? noModels
+
+/** Log-probabilities of each row of `columns` logits. */
+function logSoftmax(logits: Float32Array, columns: number): Float64Array {
+  const result = new Float64Array(logits.length)
+  for (let start = 0; start < logits.length; start += columns) {
+    let max = Number.NEGATIVE_INFINITY
+    for (let i = start; i < start + columns; i++) max = Math.max(max, logits[i]!)
+    let sum = 0
+    for (let i = start; i < start + columns; i++) sum += Math.exp(logits[i]! - max)
+    for (let i = start; i < start + columns; i++) result[i] = logits[i]! - max - Math.log(sum)
+  }
+  return result
+}
+
+function largestDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  expect(a.length).toBe(b.length)
+  let largest = 0
+  for (let i = 0; i < a.length; i++) largest = Math.max(largest, Math.abs(a[i]! - b[i]!))
+  return largest
+}
+
+/** Mean over the rows of KL(p || q), and the share of rows with the same most likely token. */
+function divergence(p: Float64Array, q: Float64Array, columns: number): { kl: number; agreement: number } {
+  const rows = p.length / columns
+  let kl = 0
+  let same = 0
+  for (let row = 0; row < rows; row++) {
+    let [bestP, bestQ] = [row * columns, row * columns]
+    for (let i = row * columns; i < (row + 1) * columns; i++) {
+      kl += Math.exp(p[i]!) * (p[i]! - q[i]!)
+      if (p[i]! > p[bestP]!) bestP = i
+      if (q[i]! > q[bestQ]!) bestQ = i
+    }
+    if (bestP === bestQ) same++
+  }
+  return { kl: kl / rows, agreement: same / rows }
+}
+
+describe.skipIf(reason !== null)(`GGUF files as llama.cpp reads them${reason === null ? '' : ` (${reason})`}`, () => {
+  let folder: Awaited<ReturnType<typeof temporaryFolder>>
+  beforeAll(async () => {
+    folder = await temporaryFolder()
+  })
+  afterAll(() => folder.remove())
+
+  async function withJudge<T>(file: string, use: (llama: Judge) => Promise<T>): Promise<T> {
+    const llama = await judge(file)
+    try {
+      return await use(llama)
+    } finally {
+      await llama.close()
+    }
+  }
+
+  describe.each(NAMES)('%s', (model) => {
+    test('F32: the same tokens, log-probabilities within 1e-3, the same continuation', async () => {
+      const file = await convertNaively(model, 'f32', folder.path)
+      await withJudge(file, async (llama) => {
+        for (const { text, ids, logits, greedy } of readReference(model)) {
+          const found = logSoftmax(await llama.logits(ids), llama.vocabSize)
+          expect(largestDifference(found, logSoftmax(logits, llama.vocabSize))).toBeLessThan(1e-3)
+          expect(await llama.greedy(ids, greedy.length)).toEqual(greedy)
+          expect(await llama.tokenize(text)).toEqual(ids)
+        }
+      })
+    })
+
+    test('F16: the same tokens, log-probabilities within 1e-2', async () => {
+      const file = await convertNaively(model, 'f16', folder.path)
+      await withJudge(file, async (llama) => {
+        for (const { text, ids, logits } of readReference(model)) {
+          const found = logSoftmax(await llama.logits(ids), llama.vocabSize)
+          expect(largestDifference(found, logSoftmax(logits, llama.vocabSize))).toBeLessThan(1e-2)
+          expect(await llama.tokenize(text)).toEqual(ids)
+        }
+      })
+    })
+
+    test.each(['q8_0', 'q4_k_m'])('%s: close to its own dequantised twin', async (quant) => {
+      const file = await convertNaively(model, quant, folder.path)
+      const twin = await writeTwin(file)
+      const references = readReference(model)
+      const read = (path: string): Promise<{ columns: number; rows: Float64Array[] }> =>
+        withJudge(path, async (llama) => {
+          const rows: Float64Array[] = []
+          for (const { text, ids } of references) {
+            rows.push(logSoftmax(await llama.logits(ids), llama.vocabSize))
+            expect(await llama.tokenize(text)).toEqual(ids)
+          }
+          return { columns: llama.vocabSize, rows }
+        })
+      const [quantised, exact] = [await read(file), await read(twin)]
+      const join = (parts: Float64Array[]): Float64Array => Float64Array.from(parts.flatMap((part) => [...part]))
+      const { kl, agreement } = divergence(join(exact.rows), join(quantised.rows), exact.columns)
+      expect(kl).toBeLessThanOrEqual(3e-3)
+      expect(agreement).toBeGreaterThanOrEqual(0.95)
+    })
+  })
+})

@@ -1,0 +1,110 @@
+import { execFile, fork, type ChildProcess } from 'node:child_process'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { libraryFolder } from './library.mjs'
+
+/** Why llama.cpp cannot judge here, or null. */
+export const noLlama: string | null = libraryFolder().reason
+
+/** llama.cpp with one model loaded. */
+export interface Judge {
+  readonly vocabSize: number
+  /** As llama.cpp splits text, with the BOS and EOS that the file asks for. */
+  tokenize(text: string): Promise<number[]>
+  /** Raw logits of every position, [ids, vocabulary]. */
+  logits(ids: readonly number[]): Promise<Float32Array>
+  /** The `count` likeliest next tokens, one after the other. */
+  greedy(ids: readonly number[], count: number): Promise<number[]>
+  close(): Promise<void>
+}
+
+type Reply = { readonly id: number; readonly value?: unknown; readonly error?: string }
+
+/** Loads a GGUF file in a process of its own. Rejects with what llama.cpp logged if it refuses the file. */
+export async function judge(ggufPath: string): Promise<Judge> {
+  const child = fork(path.join(import.meta.dirname, 'llama.mjs'), {
+    serialization: 'advanced',
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    execArgv: [],
+  })
+  const { call, close } = channel(child)
+  try {
+    const { vocabSize } = (await call('open', { path: ggufPath })) as { vocabSize: number }
+    return {
+      vocabSize,
+      tokenize: async (text) => (await call('tokenize', { text, addSpecial: true, parseSpecial: true })) as number[],
+      logits: async (ids) => (await call('logits', { ids })) as Float32Array,
+      greedy: async (ids, count) => (await call('greedy', { ids, count })) as number[],
+      close,
+    }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** Characters of the log kept for messages. */
+const LOG_TAIL = 4000
+
+function channel(child: ChildProcess): {
+  call: (op: string, rest: object) => Promise<unknown>
+  close: () => Promise<void>
+} {
+  const waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>()
+  let log = ''
+  let next = 1
+  let gone: Error | null = null
+  child.stderr?.on('data', (chunk: Buffer) => (log = (log + chunk.toString()).slice(-LOG_TAIL)))
+  child.on('message', (message) => {
+    const reply = message as Reply
+    const one = waiting.get(reply.id)
+    waiting.delete(reply.id)
+    if (reply.error === undefined) one?.resolve(reply.value)
+    else one?.reject(new Error(`${reply.error}\n${log}`))
+  })
+  const exited = new Promise<void>((resolve) => {
+    child.on('exit', (code, signal) => {
+      gone = new Error(`llama.cpp ended with ${code ?? signal}\n${log}`)
+      for (const one of waiting.values()) one.reject(gone)
+      waiting.clear()
+      resolve()
+    })
+  })
+  return {
+    call: (op, rest) =>
+      new Promise((resolve, reject) => {
+        if (gone !== null) return reject(gone)
+        const id = next++
+        waiting.set(id, { resolve, reject })
+        child.send({ id, op, ...rest })
+      }),
+    close: async () => {
+      child.kill()
+      await exited
+    },
+  }
+}
+
+/** How llama.cpp's own quantiser did. */
+export interface LlamaQuantized {
+  readonly ms: number
+  readonly peakBytes: number
+}
+
+/** Quantises a GGUF file with llama.cpp itself; `fileType` is its number for the mixture. */
+export async function llamaQuantize(
+  input: string,
+  output: string,
+  fileType: number,
+  threads = 1,
+): Promise<LlamaQuantized> {
+  const script = path.join(import.meta.dirname, 'llama-quantize.mjs')
+  const { stdout } = await promisify(execFile)(process.execPath, [
+    script,
+    input,
+    output,
+    String(fileType),
+    String(threads),
+  ])
+  return JSON.parse(stdout) as LlamaQuantized
+}
