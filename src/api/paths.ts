@@ -21,12 +21,15 @@ export function splitPath(path: string): readonly string[] {
   return parts
 }
 
+/** The ending of the files that Chromium writes to until a writable stream is closed. */
+const SWAP_SUFFIX = '.crswap'
+
 /**
  * Whether a listing leaves this path out: unfinished files, and what is in hidden folders (`.git`, `.cache`), which
  * hold the bookkeeping of other tools and never a model. `open` finds them all the same.
  */
 export function isUnlisted(path: string): boolean {
-  return path.endsWith(PART_SUFFIX) || /(^|\/)\.[^/]*\//.test(path)
+  return path.endsWith(PART_SUFFIX) || path.endsWith(SWAP_SUFFIX) || /(^|\/)\.[^/]*\//.test(path)
 }
 
 /** Orders paths by UTF-16 code units, the same on every machine and in every locale. */

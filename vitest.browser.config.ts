@@ -1,0 +1,38 @@
+import { playwright } from '@vitest/browser-playwright'
+import { defineConfig } from 'vitest/config'
+import { findChromium } from './tests/setup/chromium.ts'
+
+const executablePath = findChromium()
+if (executablePath === null) process.exit(1)
+
+/** Isolates the page, so that it has SharedArrayBuffer. */
+const ISOLATION = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp' }
+
+// Unit tests that need a browser's own storage, files and workers.
+export default defineConfig({
+  plugins: [
+    {
+      name: 'isolation',
+      configureServer(server) {
+        server.middlewares.use((_request, response, next) => {
+          for (const [header, value] of Object.entries(ISOLATION)) response.setHeader(header, value)
+          next()
+        })
+      },
+    },
+  ],
+  server: { headers: ISOLATION },
+  worker: { format: 'es' },
+  publicDir: false,
+  test: {
+    include: ['tests/browser/unit/**/*.browser.test.ts'],
+    testTimeout: 60_000,
+    browser: {
+      enabled: true,
+      headless: true,
+      screenshotFailures: false,
+      provider: playwright({ launchOptions: { executablePath } }),
+      instances: [{ browser: 'chromium' }],
+    },
+  },
+})
