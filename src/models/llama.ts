@@ -72,7 +72,7 @@ export function qkvBiases(when?: (config: ModelConfig) => boolean): TensorRow[] 
     { role: 'blocks.{i}.attn.k.bias', hf: 'model.layers.{i}.self_attn.k_proj.bias', shape: (c) => [kvWidth(c)] },
     { role: 'blocks.{i}.attn.v.bias', hf: 'model.layers.{i}.self_attn.v_proj.bias', shape: (c) => [kvWidth(c)] },
   ]
-  return when === undefined ? rows : rows.map((row) => ({ ...row, when }))
+  return when === undefined ? rows : rows.map(({ role, hf, shape }) => ({ role, hf, shape, when }))
 }
 
 /** Buffers that older transformers saved with the weights. */

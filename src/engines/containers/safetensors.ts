@@ -145,7 +145,7 @@ export function parseSafetensorsHeader(json: Uint8Array, file: string, fileSize:
     fileSize,
   )
   const entries = parsed.map(({ entry, type }): SafetensorsEntry => {
-    if (type.dtype !== null) return { ...entry, dtype: type.dtype }
+    if (type.dtype !== null) return Object.assign(entry, { dtype: type.dtype })
     throw new AppError(
       'unsupported',
       `${shown(entry.name)} in ${file} is stored as ${type.stored}, which cannot be read yet`,
@@ -323,7 +323,10 @@ export function safetensorsHeader(
   const bytes = new Uint8Array(PREFIX + length).fill(0x20)
   new DataView(bytes.buffer).setBigUint64(0, BigInt(length), true)
   bytes.set(json, PREFIX)
-  return { bytes, entries: placed.map((entry) => ({ ...entry, offset: bytes.length + entry.offset })) }
+  const entries = placed.map(({ name, dtype, shape, offset, bytes: size }) => {
+    return { name, dtype, shape, offset: bytes.length + offset, bytes: size }
+  })
+  return { bytes, entries }
 }
 
 /** The format's name of a type: `BF16`. Throws RangeError for block types. */

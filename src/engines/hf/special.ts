@@ -1,0 +1,134 @@
+/** Special tokens, what is put around a text, and chat templates, as the tokenizer's configuration tells them. */
+import type { ChatTemplate, ModelConfig, SpecialIds, Token } from '../../core/checkpoint.ts'
+import { isArray, isObject, type Json, type JsonObject } from '../../core/json.ts'
+import { steps, type Vocabulary } from './vocabulary.ts'
+
+/** The JSON files of a tokenizer; null for those that are not there. */
+export interface TokenizerFiles {
+  readonly tokenizer: JsonObject | null
+  readonly config: JsonObject | null
+  readonly specialMap: JsonObject | null
+  readonly added: JsonObject | null
+}
+
+/** What ends a turn of a chat, commonest first. */
+const TURN_ENDS = ['<|eot_id|>', '<|im_end|>', '<|end|>', '<end_of_turn>', '<|eot|>', '<|END_OF_TURN_TOKEN|>']
+/** Ends a document in most models that have it: a turn only where the template says so. */
+const TEMPLATE_TURN_ENDS = [...TURN_ENDS, '<|endoftext|>']
+
+/** Classes that put a bos before the text and no eos after it unless told otherwise. */
+const BOS_CLASSES = /^(?:Code)?(?:Llama|Gemma)Tokenizer(?:Fast)?$/
+
+/** Tokens that only look special, but that everyone treats so. */
+export function looksSpecial(text: string): boolean {
+  return /^(?:<\|.*\|>|<｜.*｜>|<unused\d+>|<pad>|<mask>|<2mass>|\[@BOS@\])$/s.test(text)
+}
+
+/** Ids of the special tokens: by the text that the tokenizer's configuration gives, else the model's id. */
+export function specialIds(
+  files: TokenizerFiles,
+  vocabulary: Vocabulary,
+  tokens: readonly Token[],
+  config: ModelConfig,
+  templates: readonly ChatTemplate[],
+): SpecialIds {
+  const byText = new Map<string, number>()
+  for (const [id, token] of tokens.entries()) {
+    if (token.type !== 'unused' && (!byText.has(token.text) || token.type === 'control')) byText.set(token.text, id)
+  }
+  const named = (key: string): number | null => {
+    const text = specialText(files, key)
+    return text === null ? null : (byText.get(text) ?? null)
+  }
+  const bos = named('bos_token') ?? config.bosId ?? vocabulary.bosId
+  const eos = named('eos_token') ?? config.eosIds[0] ?? vocabulary.eosId
+  const unknown = named('unk_token') ?? vocabulary.unknownId
+  const pad = named('pad_token') ?? config.padId ?? vocabulary.padId
+  return { bos, eos, eot: named('eot_token') ?? turnEnd(byText, tokens, templates, config.eosIds, eos), unknown, pad }
+}
+
+/** The token that ends a turn, if it is not `eos` itself. */
+function turnEnd(
+  byText: ReadonlyMap<string, number>,
+  tokens: readonly Token[],
+  templates: readonly ChatTemplate[],
+  eosIds: readonly number[],
+  eos: number | null,
+): number | null {
+  const template = templates.find(({ name }) => name === 'default')?.template ?? ''
+  const id = (text: string): number | null => {
+    const found = byText.get(text)
+    const type = found === undefined ? undefined : tokens[found]?.type
+    return found !== undefined && (type === 'control' || type === 'user') ? found : null
+  }
+  const inTemplate = TEMPLATE_TURN_ENDS.find((text) => id(text) !== null && template.includes(text))
+  const amongEos = TURN_ENDS.find((text) => eosIds.includes(id(text) ?? -1))
+  const present = TURN_ENDS.find((text) => id(text) !== null)
+  const text = inTemplate ?? amongEos ?? present
+  const found = text === undefined ? null : id(text)
+  return found === eos ? null : found
+}
+
+/** The text of a special token: a string, or an object with its `content`. */
+function specialText(files: TokenizerFiles, key: string): string | null {
+  for (const file of [files.config, files.specialMap]) {
+    const value = file?.get(key)
+    const text = isObject(value) ? value.get('content') : value
+    if (typeof text === 'string' && text !== '') return text
+  }
+  return null
+}
+
+/** Whether a bos goes before a text and an eos after it; null where no file says. */
+export function addedEnds(files: TokenizerFiles, ids: SpecialIds): { addBos: boolean | null; addEos: boolean | null } {
+  const { config, tokenizer } = files
+  const template = steps(tokenizer?.get('post_processor')).find((step) => step.get('type') === 'TemplateProcessing')
+  const pieces = template?.get('single')
+  const className = config?.get('tokenizer_class')
+  const ofClass = typeof className === 'string' && BOS_CLASSES.test(className)
+  const fromTemplate = (index: number): boolean | null => {
+    if (!isArray(pieces)) return null
+    const piece = pieces.at(index)
+    return isObject(piece) && piece.has('SpecialToken')
+  }
+  const other = steps(tokenizer?.get('post_processor')).some((step) =>
+    /^(?:Bert|Roberta)Processing$/.test(String(step.get('type'))),
+  )
+  const decide = (key: string, index: number, ofClassDefault: boolean, id: number | null): boolean | null => {
+    // without such a token there is nothing to add
+    if (id === null) return false
+    const told = config?.get(key)
+    if (typeof told === 'boolean') return told
+    const shown = fromTemplate(index)
+    if (shown !== null) return shown
+    if (ofClass) return ofClassDefault
+    return tokenizer === null || other ? null : false
+  }
+  return { addBos: decide('add_bos_token', 0, true, ids.bos), addEos: decide('add_eos_token', -1, false, ids.eos) }
+}
+
+/**
+ * Chat templates. A chat_template.jinja comes before what tokenizer_config.json has, as in transformers; chat_template.json
+ * is of models with a processor.
+ */
+export function chatTemplates(
+  config: JsonObject | null,
+  jinja: string | null,
+  json: JsonObject | null,
+  additional: readonly ChatTemplate[],
+): readonly ChatTemplate[] {
+  const found = new Map<string, string>()
+  const add = (name: Json | undefined, template: Json | undefined): void => {
+    if (typeof name === 'string' && typeof template === 'string' && !found.has(name)) found.set(name, template)
+  }
+  if (jinja !== null) add('default', jinja)
+  for (const { name, template } of additional) add(name, template)
+  for (const value of [config?.get('chat_template'), json?.get('chat_template')]) {
+    if (isArray(value)) {
+      for (const entry of value) if (isObject(entry)) add(entry.get('name'), entry.get('template'))
+    } else if (isObject(value)) {
+      for (const [name, template] of value) add(name, template)
+    } else add('default', value)
+  }
+  return [...found].map(([name, template]) => ({ name, template }))
+}
