@@ -99,7 +99,7 @@ function scratchPath(key: string): string {
 }
 
 /** The folder of this package, from the source tree and from the bundle alike. */
-function packageFolder(): string {
+export function packageFolder(): string {
   for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
     const manifest = join(folder, 'package.json')
     if (existsSync(manifest) && /"name":\s*"modelconvert"/.test(readFileSync(manifest, 'utf8'))) return folder

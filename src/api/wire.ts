@@ -28,6 +28,8 @@ export interface Wire {
   cancel(id: JobId, options?: { readonly keep: boolean }): Promise<void>
   /** Conversions into this place that were interrupted and can be resumed. */
   interrupted(output: Place): Promise<readonly Interrupted[]>
+  /** Removes what an interrupted conversion left. */
+  discard(output: Place, key: string): Promise<void>
 }
 
 export type JobId = string
@@ -86,6 +88,8 @@ export interface ConvertRequest {
   /** Name of the output: a file's stem or a folder; null for one made of the model's name and options. */
   readonly name: string | null
   readonly overwrite: boolean
+  /** Forget an interrupted run of the same conversion, even if the sources have changed since. */
+  readonly restart?: boolean
 }
 
 /** One thing a model can become (or not). */

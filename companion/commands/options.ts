@@ -1,0 +1,73 @@
+import type { Api } from '../../src/api/api.ts'
+import { createApi } from '../../src/api/api.ts'
+import { AppError } from '../../src/core/errors.ts'
+import type { OptionSpec } from '../../src/core/option.ts'
+import { parseCount, parseSize, type FlagSpec } from '../arguments.ts'
+import type { Terminal } from '../main.ts'
+
+/** Flags that every command takes. */
+export const COMMON_FLAGS: readonly FlagSpec[] = [
+  { name: 'json', help: 'print one JSON object on stdout' },
+  { name: 'verbose', help: 'say more; with errors, where in the code they arose' },
+  { name: 'help', short: 'h', help: 'print this help' },
+]
+
+/** Flags of commands that compute. */
+export const MACHINE_FLAGS: readonly FlagSpec[] = [
+  { name: 'device', value: 'auto|cpu', help: 'what computes (auto)' },
+  { name: 'threads', value: 'N', help: 'kernel threads (as many as the machine has)' },
+  {
+    name: 'memory',
+    value: 'SIZE',
+    help: 'bytes that buffers may take, such as 512M (a quarter of what is free, at most 1G)',
+  },
+]
+
+/** More threads than any machine has are a typing error. */
+const MAX_THREADS = 1024
+
+/** Devices of the design that this build has no kernels for yet. */
+const LATER_DEVICES = ['webgpu', 'native', 'cuda']
+
+/** The API on a host as the flags ask for it. */
+export function apiFor(terminal: Terminal, flags: ReadonlyMap<string, string | true>): Api {
+  const threads = flags.get('threads')
+  const memory = flags.get('memory')
+  const device = flags.get('device') ?? 'auto'
+  if (typeof device === 'string' && LATER_DEVICES.includes(device)) {
+    throw new AppError('unsupported', `The device ${device} has no kernels in this version`, {
+      hint: 'Leave --device away: the CPU does everything.',
+    })
+  }
+  if (device !== 'auto' && device !== 'cpu') {
+    throw new AppError('bad-option', `--device cannot be ${JSON.stringify(device)}`, { hint: 'Choose auto or cpu.' })
+  }
+  return createApi(
+    terminal.createHost({
+      ...(typeof threads === 'string' ? { threads: parseCount(threads, 'threads', 1, MAX_THREADS) } : {}),
+      ...(typeof memory === 'string' ? { memoryBudget: parseSize(memory, 'memory') } : {}),
+    }),
+  )
+}
+
+/** A help text from the flags' and options' own words. */
+export function helpText(usage: string, flags: readonly FlagSpec[], specs: readonly OptionSpec[]): string {
+  const rows: [string, string][] = []
+  for (const { name, kind, help } of specs) {
+    if (kind.kind !== 'choice') {
+      rows.push([`--${name}${kind.kind === 'flag' ? '' : ` ${kind.kind === 'integer' ? 'N' : 'TEXT'}`}`, help])
+      continue
+    }
+    rows.push([`--${name} ${kind.choices.map((choice) => choice.value).join('|')}`, `${help} (${kind.default})`])
+    for (const choice of kind.choices) rows.push([`    ${choice.value}`, choice.help])
+  }
+  for (const { name, short, value, help } of flags) {
+    rows.push([`${short === undefined ? '' : `-${short}, `}--${name}${value === undefined ? '' : ` ${value}`}`, help])
+  }
+  // the long lists of choices must not push every help to the right
+  const width = 26
+  const lines = rows.map(([left, right]) =>
+    left.length > width ? `  ${left}\n  ${' '.repeat(width)}  ${right}` : `  ${left.padEnd(width)}  ${right}`,
+  )
+  return `${usage}\n\n${lines.join('\n')}\n`
+}

@@ -1,0 +1,82 @@
+import type { JobEvent, Progress, Report } from '../src/core/job.ts'
+import { AppError } from '../src/core/errors.ts'
+import type { Control } from '../src/api/control.ts'
+import { formatBytes, formatSeconds } from './text.ts'
+
+/** Where progress is shown: stderr, with a line that is rewritten if it is a terminal. */
+export interface ProgressStream {
+  readonly isTTY?: boolean
+  readonly columns?: number
+  write(text: string): unknown
+}
+
+/** Lines on a stream that is no terminal come at this distance: enough to follow a log, few enough to read it. */
+const LINE_EVERY_MS = 5000
+
+const BAR_WIDTH = 24
+
+/** Follows a job to its end; returns its report or throws its error. `stream` null shows nothing. */
+export async function follow(job: Control, stream: ProgressStream | null): Promise<Report> {
+  let lastLine = 0
+  let open = false
+  const clear = (): void => {
+    if (open) stream?.write('\r\x1b[K')
+    open = false
+  }
+  const show = (progress: Progress): void => {
+    if (stream === null) return
+    const line = progressLine(progress)
+    if (stream.isTTY === true) {
+      stream.write(`\r\x1b[K${line.slice(0, (stream.columns ?? 80) - 1)}`)
+      open = true
+    } else if (progress.elapsedMs - lastLine >= LINE_EVERY_MS) {
+      lastLine = progress.elapsedMs
+      stream.write(`${line}\n`)
+    }
+  }
+  for (;;) {
+    const events: readonly JobEvent[] = await job.next()
+    if (events.length === 0) throw new AppError('internal', 'the job ended without a word')
+    for (const event of events) {
+      if (event.type === 'progress') show(event.progress)
+      else if (event.type === 'log') {
+        clear()
+        const { severity, message, hint } = event.finding
+        if (severity !== 'info') stream?.write(`${severity}: ${message}${hint === undefined ? '' : ` ${hint}`}\n`)
+      } else if (event.type === 'done') {
+        clear()
+        return event.report
+      } else {
+        clear()
+        throw AppError.fromData(event.error)
+      }
+    }
+  }
+}
+
+const PHASES = {
+  plan: 'Planning',
+  measure: 'Measuring',
+  stage: 'Preparing',
+  write: 'Converting',
+  validate: 'Validating',
+  publish: 'Saving',
+} as const
+
+/** One line: bar, percent, bytes, rate, time left, tensor. */
+export function progressLine(progress: Progress): string {
+  const { phase, bytesDone, bytesTotal, rate, eta, item, state } = progress
+  const title = state === 'paused' ? 'Paused' : PHASES[phase]
+  if (bytesTotal === 0 || (phase !== 'write' && phase !== 'stage')) return item === null ? title : `${title} ${item}`
+  const part = Math.min(1, bytesDone / bytesTotal)
+  const filled = Math.floor(part * BAR_WIDTH)
+  const bar = '█'.repeat(filled) + '░'.repeat(BAR_WIDTH - filled)
+  const cells = [
+    `${title} ${bar} ${Math.floor(part * 100)}%`,
+    `${formatBytes(bytesDone)} of ${formatBytes(bytesTotal)}`,
+    ...(rate === null ? [] : [`${formatBytes(rate)}/s`]),
+    ...(eta === null ? [] : [`${formatSeconds(eta)} left`]),
+    ...(item === null ? [] : [item]),
+  ]
+  return cells.join('  ')
+}

@@ -1,0 +1,294 @@
+import type { Folder, OutputFolder, Place } from '../core/bytes.ts'
+import type { Checkpoint } from '../core/checkpoint.ts'
+import type { DType } from '../core/dtype.ts'
+import { elementCount } from '../core/dtype.ts'
+import { AppError } from '../core/errors.ts'
+import { resolveOptions, type OptionValues } from '../core/option.ts'
+import type { CostedPlan, Finding, Plan, Segment } from '../core/plan.ts'
+import { tensorBytes, type Recipe } from '../core/tensor.ts'
+import type { Engine, Match } from '../engines/engine.ts'
+import { formatId, formatIds, loadEngine } from '../engines/index.ts'
+import { supportedClassNames } from '../models/index.ts'
+import { Control } from './control.ts'
+import { convert } from './convert.ts'
+import { costPlan, windowFor } from './cost.ts'
+import type { Host } from './host.ts'
+import { planKey } from './identity.ts'
+import { Journal } from './journal.ts'
+import { measure } from './measure.ts'
+import type {
+  ConvertRequest,
+  DeviceInfo,
+  FormatInfo,
+  Inspection,
+  Interrupted,
+  PlannedTensor,
+  PlanSummary,
+  Target,
+} from './wire.ts'
+
+/** Everything that the product can do, in process. */
+export interface Api {
+  formats(): Promise<readonly FormatInfo[]>
+  devices(): Promise<readonly DeviceInfo[]>
+  inspect(place: Place): Promise<Inspection>
+  targets(place: Place): Promise<readonly Target[]>
+  plan(request: ConvertRequest): Promise<PlanSummary>
+  /** Starts a conversion. The job lives on whether anyone watches or not. */
+  start(request: ConvertRequest): Control
+  interrupted(output: Place): Promise<readonly Interrupted[]>
+  discard(output: Place, key: string): Promise<void>
+  close(): Promise<void>
+}
+
+/** A source that has been opened: its folder, its engine, its checkpoint. */
+export interface Opened {
+  readonly folder: Folder
+  readonly engine: Engine
+  readonly match: Match
+  readonly checkpoint: Checkpoint
+}
+
+/** A conversion ready to start. */
+export interface Prepared {
+  readonly source: Opened
+  readonly engine: Engine
+  readonly options: OptionValues
+  readonly plan: CostedPlan
+  readonly key: string
+}
+
+export function createApi(host: Host): Api {
+  return {
+    formats: () => formats(),
+    devices: () => devices(host),
+    async inspect(place) {
+      return inspection(await open(host, place))
+    },
+    targets: (place) => targets(host, place),
+    plan: (request) => planSummary(host, request),
+    start(request) {
+      const control = new Control(() => host.now())
+      // the job reports its own end; nobody need await it
+      void convert(host, request, control)
+      return control
+    },
+    async interrupted(place) {
+      const found = await Journal.list(await host.openOutput(place))
+      return found.map((data) => ({
+        key: data.key,
+        target: data.target,
+        files: data.files.map(({ path, size, watermark }) => ({ path, size, done: watermark })),
+      }))
+    },
+    async discard(place, key) {
+      const output = await host.openOutput(place)
+      const journal = await Journal.find(output, key)
+      if (journal === null) return
+      for (const { path } of journal.data.files) await removeUnfinished(output, path)
+      await journal.remove()
+    },
+    async close() {
+      for (const backend of await host.backends()) await backend.close()
+    },
+  }
+}
+
+/** Removes what a job wrote and did not finish. */
+export async function removeUnfinished(output: OutputFolder, path: string): Promise<void> {
+  const sink = await output.create(path, { keep: 0 })
+  await sink.abort()
+}
+
+async function formats(): Promise<readonly FormatInfo[]> {
+  const engines = await Promise.all(formatIds().map(loadEngine))
+  return engines.map((engine) => ({
+    id: engine.id,
+    title: engine.title,
+    reads: engine.open !== null,
+    writes: engine.convert !== null,
+    options: engine.options,
+    architectures: supportedClassNames(),
+  }))
+}
+
+async function devices(host: Host): Promise<readonly DeviceInfo[]> {
+  const backends = await host.backends()
+  return backends.map(({ id, label, threads, limitation }) => ({ id, label, threads, available: true, limitation }))
+}
+
+/** Finds out what a place holds. The folder is opened once; every engine looks at names and small files only. */
+export async function detect(folder: Folder): Promise<{ engine: Engine; match: Match }> {
+  let best: { engine: Engine; match: Match } | null = null
+  for (const id of formatIds()) {
+    const engine = await loadEngine(id)
+    const match = await engine.detect(folder)
+    if (match !== null && match.confidence > (best?.match.confidence ?? 0)) best = { engine, match }
+  }
+  if (best !== null) return best
+  const files = await folder.list()
+  const some = files.slice(0, 3).map((file) => file.path)
+  const contents = files.length === 0 ? 'It is empty.' : `It holds ${files.length} files, such as ${some.join(', ')}.`
+  throw new AppError('not-a-model', `${folder.name} is no model of a format known here. ${contents}`, {
+    where: { file: folder.name },
+    hint: 'Give the folder that holds config.json and the .safetensors files.',
+  })
+}
+
+export async function open(host: Host, place: Place): Promise<Opened> {
+  const folder = await host.open(place)
+  const { engine, match } = await detect(folder)
+  if (engine.open === null) {
+    throw new AppError('unsupported', `${engine.title} cannot be read yet: ${match.because}`, {
+      where: { file: match.entry },
+      hint: 'Give the HuggingFace folder that it was made from.',
+    })
+  }
+  return { folder, engine, match, checkpoint: await engine.open(folder, match) }
+}
+
+function inspection({ folder, engine, match, checkpoint }: Opened): Inspection {
+  const { config, tensors, tokenizer } = checkpoint
+  const byType = new Map<DType, number>()
+  let parameters = 0
+  let weightBytes = 0
+  for (const tensor of tensors.values()) {
+    const bytes = tensorBytes(tensor)
+    byType.set(tensor.dtype, (byType.get(tensor.dtype) ?? 0) + bytes)
+    parameters += elementCount(tensor.shape)
+    weightBytes += bytes
+  }
+  const kinds = { bpe: 'byte-level BPE', spm: 'SentencePiece BPE' } as const
+  return {
+    format: engine.id,
+    formatTitle: engine.title,
+    because: match.because,
+    name: checkpoint.name === '' ? folder.name : checkpoint.name,
+    architecture: checkpoint.architecture,
+    className: config.className,
+    parameters,
+    weightBytes,
+    tensorCount: tensors.size,
+    dtypes: [...byType].map(([dtype, bytes]) => ({ dtype, bytes })).sort((a, b) => b.bytes - a.bytes),
+    layers: config.layers,
+    hiddenSize: config.hiddenSize,
+    heads: config.heads,
+    kvHeads: config.kvHeads,
+    vocabSize: config.vocabSize,
+    contextLength: config.contextLength,
+    tied: config.tied,
+    tokenizer: tokenizer === null ? null : `${kinds[tokenizer.kind]}, ${tokenizer.tokens.length} tokens`,
+    files: checkpoint.sources.map(({ path, size }) => ({ path, size })),
+    findings: checkpoint.findings,
+  }
+}
+
+/** The plan for an open checkpoint, measured against the host. */
+async function planFor(host: Host, source: Opened, engine: Engine, options: OptionValues): Promise<CostedPlan> {
+  if (engine.convert === null) throw new AppError('unsupported', `${engine.title} cannot be written yet`)
+  const evidence = await measure(host, source, engine.needs(source.checkpoint, options))
+  const plan: Plan = await engine.convert(source.checkpoint, options, evidence)
+  const backends = await host.backends()
+  const threads = Math.max(1, ...backends.map((backend) => backend.threads))
+  const findings: Finding[] = [...source.checkpoint.findings, ...plan.findings]
+  for (const { limitation, id } of backends) {
+    if (limitation !== null) findings.push({ severity: 'info', code: `limited-${id}`, message: limitation })
+  }
+  return { ...costPlan(plan, windowFor(threads, host.memoryBudget)), findings }
+}
+
+/** Opens, plans and names a conversion. */
+export async function prepare(host: Host, request: ConvertRequest): Promise<Prepared> {
+  const id = formatId(request.target)
+  if (id === null) {
+    throw new AppError('bad-option', `There is no format ${JSON.stringify(request.target)}`, {
+      hint: `The formats: ${formatIds().join(', ')}.`,
+    })
+  }
+  const engine = await loadEngine(id)
+  const options = resolveOptions(engine.options, request.options)
+  const source = await open(host, request.input)
+  const plan = renamed(await planFor(host, source, engine, options), request.name)
+  return { source, engine, options, plan, key: await planKey(host, plan) }
+}
+
+/** A plan of one file takes the name asked for; a folder's files keep theirs. */
+function renamed(plan: CostedPlan, name: string | null): CostedPlan {
+  const [only, ...others] = plan.files
+  if (name === null || only === undefined || others.length > 0) return plan
+  const extension = /\.[^./]+$/.exec(only.path)?.[0] ?? ''
+  const path = name.toLowerCase().endsWith(extension.toLowerCase()) ? name : name + extension
+  return { ...plan, files: [{ ...only, path }] }
+}
+
+async function planSummary(host: Host, request: ConvertRequest): Promise<PlanSummary> {
+  const { plan, key } = await prepare(host, request)
+  const output = await host.openOutput(request.output)
+  const journal = await Journal.find(output, key)
+  const keptBytes = journal?.data.files.reduce((sum, file) => sum + file.watermark, 0) ?? 0
+  return {
+    target: plan.target,
+    key,
+    files: plan.files.map(({ path, size }) => ({ path, size })),
+    tensors: plan.files.flatMap((file) => file.segments.flatMap(plannedTensors)),
+    findings: plan.findings,
+    readBytes: plan.readBytes,
+    writeBytes: plan.writeBytes,
+    peakBytes: plan.peakBytes,
+    freeBytes: await output.freeBytes(),
+    keptBytes,
+  }
+}
+
+function plannedTensors(segment: Segment): readonly PlannedTensor[] {
+  if (segment.kind === 'bytes') return []
+  if (segment.kind === 'tensor') {
+    const { name, recipe, size } = segment
+    return [{ name, shape: recipe.shape, from: storedType(recipe), to: recipe.dtype, bytes: size }]
+  }
+  return segment.outputs.flatMap(({ name, field }) => {
+    const info = segment.producer.fields[field]
+    if (info === undefined) return []
+    return [
+      { name, shape: info.shape, from: storedType(segment.producer.of), to: info.dtype, bytes: tensorBytes(info) },
+    ]
+  })
+}
+
+/** The type that a recipe's values have where they lie. */
+function storedType(recipe: Recipe): DType {
+  let at = recipe
+  while ('of' in at && !Array.isArray(at.of) && 'dtype' in at.of) at = at.of
+  return at.dtype
+}
+
+/** Plans every choice of every format that can be written. */
+async function targets(host: Host, place: Place): Promise<readonly Target[]> {
+  const source = await open(host, place)
+  const weights = [...source.checkpoint.tensors.values()].reduce((sum, tensor) => sum + elementCount(tensor.shape), 0)
+  const found: Target[] = []
+  for (const id of formatIds()) {
+    const engine = await loadEngine(id)
+    if (engine.convert === null) continue
+    for (const variant of variants(engine)) {
+      const base = { format: id, formatTitle: engine.title, ...variant }
+      try {
+        const plan = await planFor(host, source, engine, resolveOptions(engine.options, variant.options))
+        const { writeBytes, readBytes, peakBytes } = plan
+        const cost = { writeBytes, readBytes, peakBytes, bitsPerWeight: (writeBytes * 8) / weights }
+        found.push({ ...base, cost, reason: null, findings: plan.findings })
+      } catch (error) {
+        const { message, hint } = AppError.from(error)
+        found.push({ ...base, cost: null, reason: hint === null ? message : `${message}. ${hint}`, findings: [] })
+      }
+    }
+  }
+  return found
+}
+
+/** The choices of a format's first choice option are what people pick from; the other options keep their defaults. */
+function variants(engine: Engine): readonly { title: string; help: string; options: OptionValues }[] {
+  const option = engine.options.find(({ kind }) => kind.kind === 'choice')
+  if (option === undefined || option.kind.kind !== 'choice') return [{ title: engine.title, help: '', options: {} }]
+  return option.kind.choices.map(({ value, title, help }) => ({ title, help, options: { [option.name]: value } }))
+}

@@ -1,0 +1,64 @@
+import { AppError, unreachable } from '../../core/errors.ts'
+import { cast, type Producer, type Recipe } from '../../core/tensor.ts'
+import { affineEvaluator, castEvaluator, reduceEvaluator, reshapeEvaluator } from './elementwise.ts'
+import { generateEvaluator, literalEvaluator, productEvaluator, readEvaluator } from './leaf.ts'
+import type { Evaluator } from './node.ts'
+import { permuteEvaluator } from './permute.ts'
+import { concatEvaluator, gatherEvaluator, padEvaluator, sliceEvaluator } from './runs.ts'
+import { dequantizeEvaluator, partEvaluator, producerEvaluator, type ProducerEvaluator } from './schemes.ts'
+
+/** Deeper than any chain of transforms; a cyclic or hostile recipe would not end. */
+const MAX_DEPTH = 64
+
+/** Makes a recipe ready to run. */
+export function compile(recipe: Recipe, depth = 0): Evaluator {
+  if (depth > MAX_DEPTH) throw new AppError('internal', `a recipe of more than ${MAX_DEPTH} levels`)
+  const inner = (of: Recipe): Evaluator => compile(of, depth + 1)
+  const inF32 = (of: Recipe): Evaluator => inner(cast(of, 'f32'))
+  switch (recipe.op) {
+    case 'read':
+      return readEvaluator(recipe)
+    case 'literal':
+      return literalEvaluator(recipe)
+    case 'generate':
+      return generateEvaluator(recipe)
+    case 'product':
+      return productEvaluator(recipe)
+    case 'cast':
+      return castEvaluator(recipe, inner(recipe.of))
+    case 'slice':
+      return sliceEvaluator(recipe, inner(recipe.of))
+    case 'concat':
+      return concatEvaluator(recipe, recipe.of.map(inner))
+    case 'gather':
+      return gatherEvaluator(recipe, inner(recipe.of))
+    case 'pad':
+      return padEvaluator(recipe, inner(recipe.of))
+    case 'permute':
+      return permuteEvaluator(recipe, inner(recipe.of))
+    case 'reshape':
+      return reshapeEvaluator(recipe, inner(recipe.of))
+    case 'affine': {
+      const operand = (value: number | Recipe): number | Evaluator => (typeof value === 'number' ? value : inF32(value))
+      return affineEvaluator(recipe, inF32(recipe.of), operand(recipe.mul), operand(recipe.add))
+    }
+    case 'reduce':
+      return reduceEvaluator(recipe, inF32(recipe.of))
+    case 'dequantize': {
+      const { codes, scales, biases } = recipe.parts
+      if (codes === undefined || scales === undefined || biases === undefined) {
+        throw new AppError('internal', 'a dequantisation without its parts')
+      }
+      return dequantizeEvaluator(recipe, { codes: inner(codes), scales: inF32(scales), biases: inF32(biases) })
+    }
+    case 'part':
+      return partEvaluator(recipe, compileProducer(recipe.of, depth + 1))
+    default:
+      return unreachable(recipe, 'recipe')
+  }
+}
+
+/** Makes a producer ready to run. */
+export function compileProducer(producer: Producer, depth = 0): ProducerEvaluator {
+  return producerEvaluator(producer, compile(cast(producer.of, 'f32'), depth + 1))
+}

@@ -1,0 +1,81 @@
+import type { Folder } from '../core/bytes.ts'
+import type { CostedPlan, Finding, PlannedFile } from '../core/plan.ts'
+import type { Window } from './cost.ts'
+import type { Execution } from './execute.ts'
+import { tilesOf, type Tile } from './tiles.ts'
+
+/** Tiles of each file that are computed once more. */
+const SAMPLES = 4
+
+/**
+ * Computes some tiles of every file anew from the source and compares them with what was written: a fault of the disk,
+ * of a kernel thread or of the order of writing would show. Picks them evenly, the first and the last among them.
+ */
+export async function compareSamples(
+  execution: Execution,
+  plan: CostedPlan,
+  folder: Folder,
+  window: Window,
+): Promise<readonly Finding[]> {
+  const findings: Finding[] = []
+  let compared = 0
+  for (const file of plan.files) {
+    const source = await folder.open(file.path)
+    try {
+      for (const tile of sampleTiles(file, window)) {
+        await execution.control.pass()
+        const written = new Uint8Array(tile.size)
+        await source.read(tile.offset, written, execution.control.signal)
+        const fresh = await recompute(execution, tile)
+        compared += tile.size
+        const at = fresh.findIndex((byte, index) => byte !== written[index])
+        if (at < 0) continue
+        findings.push({
+          severity: 'error',
+          code: 'sample-differs',
+          message: `${tile.tensor?.name ?? file.path} differs from its source at byte ${tile.offset + at}`,
+          where: {
+            file: file.path,
+            offset: tile.offset + at,
+            ...(tile.tensor === null ? {} : { tensor: tile.tensor.name }),
+          },
+        })
+      }
+    } finally {
+      await source.close()
+    }
+  }
+  if (findings.length > 0) return findings
+  return [
+    {
+      severity: 'info',
+      code: 'samples-agree',
+      message: `${compared} bytes, sampled over the output, agree with the source`,
+    },
+  ]
+}
+
+/** A sample has a slab of its own, outside of the pool: small ones only. */
+function sampleTiles(file: PlannedFile, window: Window): readonly Tile[] {
+  const held: Uint8Array[] = []
+  const fitting = [...tilesOf(file, (bytes) => held[held.push(new Uint8Array(bytes)) - 1] ?? new Uint8Array(0))].filter(
+    (tile) => tile.tensor !== null && tile.takes === 0 && tile.gives === 0 && tile.slab <= window.bytes / window.tiles,
+  )
+  const count = Math.min(SAMPLES, fitting.length)
+  const picked = Array.from(
+    { length: count },
+    (_, i) => fitting[Math.floor((i * (fitting.length - 1)) / Math.max(1, count - 1))],
+  )
+  return picked.filter((tile) => tile !== undefined)
+}
+
+async function recompute(execution: Execution, tile: Tile): Promise<Uint8Array> {
+  const { pool, inputs, kernel, control } = execution
+  const slab = pool.take(tile.slab)
+  try {
+    const bytes = await tile.compute(slab, { inputs, kernel, signal: control.signal })
+    return Uint8Array.from(bytes)
+  } finally {
+    pool.give(slab)
+  }
+}

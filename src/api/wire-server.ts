@@ -1,0 +1,42 @@
+import { AppError } from '../core/errors.ts'
+import type { Api } from './api.ts'
+import type { Control } from './control.ts'
+import type { JobId, Wire } from './wire.ts'
+
+/** Finished jobs whose last events nobody fetched; more than a few means that their watcher is gone. */
+const MAX_JOBS = 64
+
+/** The flat API over the one in process: jobs become ids. */
+export function createWire(api: Api): Wire {
+  const jobs = new Map<JobId, Control>()
+  let count = 0
+  const job = (id: JobId): Control => {
+    const found = jobs.get(id)
+    if (found === undefined) throw new AppError('internal', `There is no job ${id}`)
+    return found
+  }
+  return {
+    formats: () => api.formats(),
+    devices: () => api.devices(),
+    inspect: (place) => api.inspect(place),
+    targets: (place) => api.targets(place),
+    plan: (request) => api.plan(request),
+    async start(request) {
+      const id = `job-${++count}`
+      jobs.set(id, api.start(request))
+      const [oldest] = jobs.keys()
+      if (jobs.size > MAX_JOBS && oldest !== undefined) jobs.delete(oldest)
+      return id
+    },
+    async next(id) {
+      const events = await job(id).next()
+      if (events.length === 0 || events.some(({ type }) => type === 'done' || type === 'failed')) jobs.delete(id)
+      return events
+    },
+    pause: async (id) => job(id).pause(),
+    resume: async (id) => job(id).resume(),
+    cancel: async (id, options) => job(id).cancel(options?.keep ?? false),
+    interrupted: (output) => api.interrupted(output),
+    discard: (output, key) => api.discard(output, key),
+  }
+}
