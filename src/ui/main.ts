@@ -1,0 +1,19 @@
+import { mount } from 'svelte'
+import App from './app.svelte'
+import { connect } from './state/client.ts'
+import { Offline } from './state/offline.svelte.ts'
+import { allowed, pickFolder } from './state/places.ts'
+import { createRecords } from './state/records.ts'
+import { Session } from './state/session.svelte.ts'
+import { createShelf } from './state/storage.ts'
+import './style.css'
+
+const target = document.getElementById('app')
+if (target === null) throw new Error('index.html has no #app')
+
+const wire = connect()
+const session = new Session({ wire, records: createRecords(), shelf: createShelf(), allowed, pickFolder })
+const offline = new Offline()
+mount(App, { target, props: { session, offline } })
+void session.begin()
+if (import.meta.env.PROD) void offline.start('./sw.js', () => session.screen === 'start')

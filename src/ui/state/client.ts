@@ -1,0 +1,40 @@
+import * as Comlink from 'comlink'
+import { installTransferHandlers } from '../../api/transfer.ts'
+import type { Wire } from '../../api/wire.ts'
+import { AppError } from '../../core/errors.ts'
+
+/** Starts the worker that holds the API and every engine, and returns the wire to it. */
+export function connect(): Wire {
+  installTransferHandlers()
+  const worker = new Worker(new URL('../../api/browser/worker.ts', import.meta.url), { type: 'module' })
+  // A worker that died answers nothing: without this its calls would wait for ever.
+  const lost = new Promise<never>((_, reject) => {
+    worker.addEventListener('error', (event) => {
+      reject(
+        new AppError('internal', event.message === '' ? 'The worker could not be started' : event.message, {
+          hint: 'Reload the page. A conversion in the browser’s storage can be resumed afterwards.',
+        }),
+      )
+    })
+  })
+  lost.catch(() => undefined)
+  const remote = Comlink.wrap<Wire>(worker)
+  const guard =
+    <A extends unknown[], R>(call: (...args: A) => Promise<R>) =>
+    (...args: A): Promise<R> =>
+      Promise.race([call(...args), lost])
+  return {
+    formats: guard(() => remote.formats()),
+    devices: guard(() => remote.devices()),
+    inspect: guard((place) => remote.inspect(place)),
+    targets: guard((place) => remote.targets(place)),
+    plan: guard((request) => remote.plan(request)),
+    start: guard((request) => remote.start(request)),
+    next: guard((id) => remote.next(id)),
+    pause: guard((id) => remote.pause(id)),
+    resume: guard((id) => remote.resume(id)),
+    cancel: guard((id, options) => remote.cancel(id, options)),
+    discard: guard((output, key) => remote.discard(output, key)),
+    interrupted: guard((output) => remote.interrupted(output)),
+  }
+}

@@ -1,0 +1,96 @@
+import type { Place, PlacedFile } from '../../core/bytes.ts'
+
+/** The parts of File System Access that TypeScript's DOM library does not know yet. */
+interface PermissionHandle {
+  queryPermission?(descriptor: { mode: 'read' | 'readwrite' }): Promise<PermissionState>
+  requestPermission?(descriptor: { mode: 'read' | 'readwrite' }): Promise<PermissionState>
+}
+interface HandleItem {
+  getAsFileSystemHandle?(): Promise<FileSystemHandle | null>
+}
+type DirectoryPicker = (options: { id: string; mode: 'read' | 'readwrite' }) => Promise<FileSystemDirectoryHandle>
+
+function directoryPicker(): DirectoryPicker | null {
+  const picker: unknown = Reflect.get(globalThis, 'showDirectoryPicker')
+  return typeof picker === 'function' ? (options) => Reflect.apply(picker, globalThis, [options]) : null
+}
+
+/** Whether this browser can pick a folder and write into it. */
+export function canPickFolder(): boolean {
+  return directoryPicker() !== null
+}
+
+/** Asks for a folder. Null if the user changed their mind; throws what the picker throws otherwise. */
+export async function pickFolder(mode: 'read' | 'readwrite'): Promise<Place | null> {
+  const picker = directoryPicker()
+  if (picker === null) return null
+  try {
+    const handle = await picker({ id: mode === 'read' ? 'model' : 'output', mode })
+    return { kind: 'handle', handle, name: handle.name }
+  } catch (error) {
+    if (error instanceof DOMException && error.name === 'AbortError') return null
+    throw error
+  }
+}
+
+/** Asks again for a permission that the browser may have withdrawn. Must run in a click. */
+export async function allowed(place: Place, mode: 'read' | 'readwrite'): Promise<boolean> {
+  if (place.kind !== 'handle') return true
+  const handle = place.handle as PermissionHandle
+  if (handle.queryPermission === undefined || handle.requestPermission === undefined) return true
+  if ((await handle.queryPermission({ mode })) === 'granted') return true
+  return (await handle.requestPermission({ mode })) === 'granted'
+}
+
+/** The place that an `<input type=file>` chose; null for none. */
+export function placeOfFiles(files: readonly File[]): Place | null {
+  const first = files[0]
+  if (first === undefined) return null
+  const root = first.webkitRelativePath.split('/')[0] ?? ''
+  const placed = files.map((file) => {
+    const path = file.webkitRelativePath === '' ? file.name : file.webkitRelativePath.split('/').slice(1).join('/')
+    return { path, file }
+  })
+  return { kind: 'files', name: root === '' ? stem(first.name) : root, files: placed }
+}
+
+/**
+ * The place that was dropped; null if nothing usable was. Must be called in the drop event itself: its items are gone
+ * after the first await.
+ */
+export async function placeOfDrop(transfer: DataTransfer): Promise<Place | null> {
+  const items = [...transfer.items].filter((item) => item.kind === 'file')
+  const handles = items.map((item) => (item as DataTransferItem & HandleItem).getAsFileSystemHandle?.() ?? null)
+  const entries = items.map((item) => item.webkitGetAsEntry())
+  const files = [...transfer.files]
+  const only = items.length === 1 ? await handles[0]?.catch(() => null) : null
+  if (only !== null && only !== undefined) return { kind: 'handle', handle: only, name: only.name }
+  const directory = entries.find((entry) => entry?.isDirectory === true)
+  if (directory !== null && directory !== undefined) {
+    const placed: PlacedFile[] = []
+    await walk(directory as FileSystemDirectoryEntry, '', placed)
+    return { kind: 'files', name: directory.name, files: placed }
+  }
+  return placeOfFiles(files)
+}
+
+async function walk(directory: FileSystemDirectoryEntry, prefix: string, into: PlacedFile[]): Promise<void> {
+  const reader = directory.createReader()
+  for (;;) {
+    const batch = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject))
+    if (batch.length === 0) return
+    for (const entry of batch) {
+      if (entry.isDirectory) {
+        await walk(entry as FileSystemDirectoryEntry, `${prefix}${entry.name}/`, into)
+      } else {
+        const file = await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject))
+        into.push({ path: prefix + entry.name, file })
+      }
+    }
+  }
+}
+
+function stem(name: string): string {
+  const dot = name.lastIndexOf('.')
+  return dot > 0 ? name.slice(0, dot) : name
+}

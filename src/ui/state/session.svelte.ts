@@ -1,0 +1,399 @@
+import type { Place } from '../../core/bytes.ts'
+import { AppError, type ErrorData } from '../../core/errors.ts'
+import type { Progress, Report } from '../../core/job.ts'
+import type { ConvertRequest, DeviceInfo, Inspection, Interrupted, PlanSummary, Target, Wire } from '../../api/wire.ts'
+import { keepable, type JobRecord, type Records } from './records.ts'
+import type { Shelf, ShelfFile } from './shelf.ts'
+
+/** Which screen is shown. */
+export type Screen = 'start' | 'opening' | 'model' | 'job' | 'done' | 'failed'
+
+/** Where the output goes: into the browser's storage, to be downloaded, or straight into a picked folder. */
+export type Destination = 'download' | 'folder'
+
+/** A model that was opened, with what it can become. */
+export interface Model {
+  readonly place: Place
+  readonly inspection: Inspection
+  readonly targets: readonly Target[]
+}
+
+/** A conversion that was interrupted, and what is remembered of it (null if nothing is). */
+export interface Unfinished {
+  readonly job: Interrupted
+  readonly record: JobRecord | null
+}
+
+/** What went wrong, and what "Try again" would do about it. */
+export interface Failure {
+  readonly error: ErrorData
+  readonly during: 'opening' | 'converting'
+}
+
+/** A finished conversion. */
+export interface Finished {
+  readonly report: Report
+  readonly output: Place
+  readonly title: string
+  readonly modelName: string
+  readonly sourceBytes: number
+}
+
+/** What a session needs from the page. */
+export interface Page {
+  readonly wire: Wire
+  readonly records: Records
+  readonly shelf: Shelf
+  allowed(place: Place, mode: 'read' | 'readwrite'): Promise<boolean>
+  pickFolder(mode: 'read' | 'readwrite'): Promise<Place | null>
+}
+
+/** The target that is chosen for people who have not chosen: the best known trade of size for quality. */
+const RECOMMENDED_QUANT = 'q4_k_m'
+
+/** Whether a target is the one to recommend. */
+export function isRecommended(target: Target): boolean {
+  return target.cost !== null && target.format === 'gguf' && target.options['quant'] === RECOMMENDED_QUANT
+}
+
+/** The whole state of the page: one model, one conversion at a time. It knows the wire but not the DOM. */
+export class Session {
+  screen = $state<Screen>('start')
+  model = $state.raw<Model | null>(null)
+  /** What is being opened, for people. */
+  opening = $state('')
+  chosen = $state(-1)
+  destination = $state<Destination>('download')
+  folder = $state.raw<Place | null>(null)
+  /** The dry run of the chosen target; null while it is made. */
+  plan = $state.raw<PlanSummary | null>(null)
+  planError = $state.raw<ErrorData | null>(null)
+  progress = $state.raw<Progress | null>(null)
+  /** The verb that was asked for and has not taken effect yet. */
+  asked = $state<'pause' | 'resume' | 'cancel' | null>(null)
+  jobTitle = $state('')
+  jobModel = $state('')
+  finished = $state.raw<Finished | null>(null)
+  failure = $state.raw<Failure | null>(null)
+  /** One sentence on what just happened, shown and read out. */
+  notice = $state('')
+  unfinished = $state.raw<readonly Unfinished[]>([])
+  shelf = $state.raw<readonly ShelfFile[]>([])
+  devices = $state.raw<readonly DeviceInfo[]>([])
+
+  readonly page: Page
+  #request: ConvertRequest | null = null
+  #key: string | null = null
+  #jobId: string | null = null
+  #planRun = 0
+  #openRun = 0
+
+  constructor(page: Page) {
+    this.page = page
+  }
+
+  get target(): Target | null {
+    return this.model?.targets[this.chosen] ?? null
+  }
+
+  /** Whether a conversion is under way. */
+  get running(): boolean {
+    return this.screen === 'job'
+  }
+
+  /** Whether closing the tab now would lose work: what goes straight into a folder cannot be resumed. */
+  get fragile(): boolean {
+    return this.running && this.#request?.output.kind === 'handle'
+  }
+
+  /** Bytes that the output still needs beyond what is free; null if it fits or nobody can say. */
+  get shortOf(): number | null {
+    const plan = this.plan
+    if (plan === null || plan.freeBytes === null) return null
+    const short = plan.writeBytes - plan.keptBytes - plan.freeBytes
+    return short > 0 ? short : null
+  }
+
+  /** Looks what kernels there are, what waits in storage and what was interrupted. */
+  async begin(): Promise<void> {
+    const { wire } = this.page
+    await Promise.all([
+      wire.devices().then(
+        (devices) => (this.devices = devices),
+        (error: unknown) => this.#fail(error, 'opening'),
+      ),
+      this.refresh(),
+    ])
+  }
+
+  /** Reads again what waits in storage and what was interrupted. */
+  async refresh(): Promise<void> {
+    const { wire, shelf, records } = this.page
+    // Each is a convenience: a browser that keeps nothing still converts.
+    const [interrupted, remembered, files] = await Promise.all([
+      wire.interrupted(shelf.place).catch((): readonly Interrupted[] => []),
+      records.all().catch((): readonly JobRecord[] => []),
+      shelf.list().catch((): readonly ShelfFile[] => []),
+    ])
+    this.unfinished = interrupted.map((job) => ({
+      job,
+      record: remembered.find((record) => record.key === job.key) ?? null,
+    }))
+    this.shelf = files
+  }
+
+  /** Opens a model and looks what it can become. */
+  async open(place: Place, label: string): Promise<void> {
+    if (this.running) return
+    const run = ++this.#openRun
+    this.notice = ''
+    this.opening = label
+    this.screen = 'opening'
+    this.#request = null
+    this.model = null
+    this.#opened = { place, label }
+    try {
+      const { wire } = this.page
+      const [inspection, targets] = await Promise.all([wire.inspect(place), wire.targets(place)])
+      if (run !== this.#openRun) return
+      this.model = { place, inspection, targets }
+      const recommended = targets.findIndex(isRecommended)
+      this.chosen = recommended >= 0 ? recommended : targets.findIndex((target) => target.cost !== null)
+      this.screen = 'model'
+      this.preview()
+    } catch (error) {
+      if (run === this.#openRun) this.#fail(error, 'opening')
+    }
+  }
+  #opened: { readonly place: Place; readonly label: string } | null = null
+
+  choose(index: number): void {
+    if (index === this.chosen) return
+    this.chosen = index
+    this.preview()
+  }
+
+  aim(destination: Destination): void {
+    this.destination = destination
+    this.preview()
+  }
+
+  /** Asks for the folder that the output goes to. Must run in a click. */
+  async chooseFolder(): Promise<void> {
+    try {
+      const folder = await this.page.pickFolder('readwrite')
+      if (folder !== null) this.folder = folder
+      if (this.folder === null) this.destination = 'download'
+    } catch (error) {
+      this.destination = 'download'
+      this.notice = `The folder could not be opened: ${AppError.from(error).message}`
+    }
+    this.preview()
+  }
+
+  /** Makes the dry run of what is chosen; the newest wins. */
+  preview(): void {
+    const run = ++this.#planRun
+    const request = this.#compose(false)
+    this.plan = null
+    this.planError = null
+    if (request !== null) void this.#dryRun(request, run)
+  }
+
+  async #dryRun(request: ConvertRequest, run: number): Promise<void> {
+    try {
+      const plan = await this.page.wire.plan(request)
+      if (run === this.#planRun) this.plan = plan
+    } catch (error) {
+      if (run === this.#planRun) this.planError = AppError.from(error).toData()
+    }
+  }
+
+  #compose(overwrite: boolean): ConvertRequest | null {
+    const { model, target } = this
+    if (model === null || target === null) return null
+    const into = this.destination === 'folder' ? this.folder : null
+    return {
+      input: model.place,
+      target: target.format,
+      options: target.options,
+      output: into ?? this.page.shelf.place,
+      name: null,
+      // The browser's storage is ours: converting the same again replaces the earlier file.
+      overwrite: overwrite || into === null,
+    }
+  }
+
+  /** Converts what is chosen to where it was aimed. Must run in a click: a folder may need permission. */
+  async convert(overwrite = false): Promise<void> {
+    if (this.destination === 'folder' && this.folder === null) {
+      await this.chooseFolder()
+      if (this.folder === null) return
+    }
+    const request = this.#compose(overwrite)
+    if (request === null) return
+    await this.#run(request, this.target?.title ?? '', this.model?.inspection.name ?? '')
+  }
+
+  /** Takes up an interrupted conversion. Must run in a click. */
+  async takeUp(unfinished: Unfinished): Promise<void> {
+    const { record } = unfinished
+    if (record?.request === null || record === null) return
+    await this.#run(record.request, record.title, record.modelName)
+  }
+
+  /** Removes what an interrupted conversion left. */
+  async discard(unfinished: Unfinished): Promise<void> {
+    try {
+      await this.page.wire.discard(this.page.shelf.place, unfinished.job.key)
+      await this.page.records.remove(unfinished.job.key)
+      this.notice = 'The unfinished conversion was removed.'
+    } catch (error) {
+      this.notice = AppError.from(error).message
+    }
+    await this.refresh()
+  }
+
+  async #run(request: ConvertRequest, title: string, modelName: string): Promise<void> {
+    const { wire, records } = this.page
+    this.notice = ''
+    this.#request = request
+    this.#key = null
+    this.progress = null
+    this.asked = null
+    this.jobTitle = title
+    this.jobModel = modelName
+    try {
+      const readable = await this.page.allowed(request.input, 'read')
+      if (!readable || !(await this.page.allowed(request.output, 'readwrite'))) {
+        this.notice = `Without permission to ${readable ? 'write into' : 'read'} the folder nothing can be converted.`
+        return
+      }
+      this.screen = 'job'
+      const plan = await wire.plan(request)
+      this.#key = plan.key
+      await records
+        .put({ key: plan.key, title, modelName, request: keepable(request), startedAt: Date.now() })
+        // A database that refuses only costs the offer to resume.
+        .catch(() => undefined)
+      const id = await wire.start(request)
+      this.#jobId = id
+      for (;;) {
+        for (const event of await wire.next(id)) {
+          if (event.type === 'progress') this.#advance(event.progress)
+          else if (event.type === 'done') return await this.#finish(event.report, request, plan)
+          else if (event.type === 'failed') throw AppError.fromData(event.error)
+        }
+      }
+    } catch (error) {
+      await this.#stopped(error)
+    } finally {
+      this.#jobId = null
+    }
+  }
+
+  #advance(progress: Progress): void {
+    this.progress = progress
+    if (this.asked === 'pause' && progress.state === 'paused') this.asked = null
+    if (this.asked === 'resume' && progress.state === 'running') this.asked = null
+  }
+
+  async #finish(report: Report, request: ConvertRequest, plan: PlanSummary): Promise<void> {
+    this.finished = {
+      report,
+      output: request.output,
+      title: this.jobTitle,
+      modelName: this.jobModel,
+      sourceBytes: this.model?.inspection.weightBytes ?? plan.readBytes,
+    }
+    this.screen = 'done'
+    await this.#forget()
+    await this.refresh()
+  }
+
+  async #stopped(error: unknown): Promise<void> {
+    const { code } = AppError.from(error)
+    if (code === 'cancelled') {
+      await this.#forget()
+      this.notice = 'Cancelled. What was written has been removed.'
+      this.screen = this.model === null ? 'start' : 'model'
+      this.preview()
+    } else {
+      this.#fail(error, 'converting')
+    }
+    await this.refresh()
+  }
+
+  async #forget(): Promise<void> {
+    if (this.#key !== null) await this.page.records.remove(this.#key).catch(() => undefined)
+  }
+
+  async pause(): Promise<void> {
+    await this.#ask('pause', (id) => this.page.wire.pause(id))
+  }
+
+  async resume(): Promise<void> {
+    await this.#ask('resume', (id) => this.page.wire.resume(id))
+  }
+
+  async cancel(): Promise<void> {
+    await this.#ask('cancel', (id) => this.page.wire.cancel(id, { keep: false }))
+  }
+
+  async #ask(verb: 'pause' | 'resume' | 'cancel', call: (id: string) => Promise<void>): Promise<void> {
+    const id = this.#jobId
+    if (id === null) return
+    this.asked = verb
+    // A job that ended meanwhile has said so through its events.
+    await call(id).catch(() => (this.asked = null))
+  }
+
+  /** Does again what failed. Must run in a click. */
+  async retry(overwrite = false): Promise<void> {
+    const request = this.#request
+    if (this.failure?.during === 'converting' && request !== null) {
+      await this.#run(overwrite ? { ...request, overwrite } : request, this.jobTitle, this.jobModel)
+    } else if (this.#opened !== null) {
+      await this.open(this.#opened.place, this.#opened.label)
+    } else {
+      this.reset()
+    }
+  }
+
+  /** Back to the model that is open, to choose differently. */
+  back(): void {
+    this.notice = ''
+    this.screen = this.model === null ? 'start' : 'model'
+    this.preview()
+  }
+
+  /** Back to the start, for another model. */
+  reset(): void {
+    if (this.running) return
+    this.#openRun++
+    this.#planRun++
+    this.#request = null
+    this.#opened = null
+    this.model = null
+    this.plan = null
+    this.finished = null
+    this.failure = null
+    this.progress = null
+    this.folder = null
+    this.destination = 'download'
+    this.notice = ''
+    this.screen = 'start'
+    void this.refresh()
+  }
+
+  /** Shows something that went wrong beside the main path, without leaving the screen. */
+  say(error: unknown): void {
+    const { message, hint } = AppError.from(error)
+    this.notice = hint === null ? message : `${message}. ${hint}`
+  }
+
+  #fail(error: unknown, during: Failure['during']): void {
+    this.failure = { error: AppError.from(error).toData(), during }
+    this.screen = 'failed'
+  }
+}

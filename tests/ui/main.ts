@@ -1,0 +1,52 @@
+import { mount } from 'svelte'
+import App from '../../src/ui/app.svelte'
+import { Offline } from '../../src/ui/state/offline.svelte.ts'
+import type { JobRecord } from '../../src/ui/state/records.ts'
+import { Session } from '../../src/ui/state/session.svelte.ts'
+import { createFakeWire } from './fake-wire.ts'
+import '../../src/ui/style.css'
+
+const asked = new URLSearchParams(location.search)
+const fail = asked.get('fail')
+const interrupted = asked.has('interrupted')
+const wire = createFakeWire({
+  ...(fail === 'open' || fail === 'job' ? { fail } : {}),
+  interrupted,
+  jobMs: Number(asked.get('ms') ?? 6000),
+})
+const record: JobRecord = {
+  key: 'k0',
+  title: 'Q4_K_M',
+  modelName: 'Qwen3-4B',
+  request: {
+    input: { kind: 'sample' },
+    target: 'gguf',
+    options: { quant: 'q4_k_m' },
+    output: { kind: 'scratch', path: 'outputs' },
+    name: null,
+    overwrite: true,
+  },
+  startedAt: Date.now() - 3_600_000,
+}
+const session = new Session({
+  wire,
+  records: {
+    all: () => Promise.resolve([record]),
+    put: () => Promise.resolve(),
+    remove: () => Promise.resolve(),
+  },
+  shelf: {
+    place: { kind: 'scratch', path: 'outputs' },
+    list: () => Promise.resolve(interrupted ? [{ path: 'main-Q8_0.gguf', size: 6_301_888 }] : []),
+    file: (path) => Promise.resolve(new File(['made up'], path)),
+    remove: () => Promise.resolve(),
+  },
+  allowed: () => Promise.resolve(true),
+  pickFolder: () => Promise.resolve({ kind: 'handle', handle: null, name: 'models' }),
+})
+const offline = new Offline()
+offline.ready = asked.has('ready')
+offline.update = asked.has('update')
+offline.installable = asked.has('install')
+mount(App, { target: document.getElementById('app')!, props: { session, offline } })
+void session.begin()
