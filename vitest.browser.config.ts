@@ -24,6 +24,8 @@ export default defineConfig({
   server: { headers: ISOLATION },
   worker: { format: 'es' },
   publicDir: false,
+  // Known beforehand: a dependency found in mid-run reloads the page and its tests with it.
+  optimizeDeps: { entries: ['tests/browser/unit/**/*.ts'], include: ['hash-wasm'] },
   test: {
     include: ['tests/browser/unit/**/*.browser.test.ts'],
     testTimeout: 60_000,

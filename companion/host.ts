@@ -1,8 +1,7 @@
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { Digest, Host } from '../src/api/host.ts'
 import { splitPath } from '../src/api/paths.ts'
 import type { Place } from '../src/core/bytes.ts'
@@ -10,9 +9,10 @@ import { AppError } from '../src/core/errors.ts'
 import type { Backend } from '../src/kernels/backend.ts'
 import { openPath, openPathOutput } from './bytes.ts'
 import { stateFolder, takeLock } from './state.ts'
+import { nodeSpawn, threadCount } from './threads.ts'
 
 export interface NodeHostOptions {
-  /** Kernel threads; by default as many as the machine runs at once. */
+  /** Kernel threads; 0 or none: one for each core that the process may use. */
   readonly threads?: number
   /** Bytes; by default {@link defaultMemoryBudget}. */
   readonly memoryBudget?: number
@@ -34,13 +34,12 @@ export function defaultMemoryBudget(): number {
 
 /** The host of the command and the companion: files, threads and hashes of Node. */
 export function createNodeHost(options: NodeHostOptions = {}): Host {
-  const threads = options.threads ?? availableParallelism()
   let backends: Promise<readonly Backend[]> | null = null
   return {
     name: `Node ${process.versions.node}`,
     memoryBudget: options.memoryBudget ?? defaultMemoryBudget(),
     backends() {
-      backends ??= startBackends(threads)
+      backends ??= startBackends(threadCount(options.threads ?? 0))
       return backends
     },
     async open(place) {
@@ -90,8 +89,17 @@ class NodeDigest implements Digest {
 
 async function startBackends(threads: number): Promise<readonly Backend[]> {
   const { createReferenceBackend } = await import('../src/kernels/reference/index.ts')
-  void threads
-  return [createReferenceBackend()]
+  const reference = createReferenceBackend()
+  try {
+    const { createWasmBackend } = await import('../src/kernels/wasm/index.ts')
+    // The worker is a file of the build: Node 20 starts no TypeScript.
+    const worker = join(packageFolder(), 'dist', 'node', 'kernel-worker.js')
+    const spawn = existsSync(worker) ? nodeSpawn(pathToFileURL(worker)) : null
+    return [await createWasmBackend({ spawn, threads }), reference]
+  } catch (error) {
+    const why = AppError.from(error).message
+    return [{ ...reference, limitation: `The WASM kernels could not be started: ${why}` }]
+  }
 }
 
 function scratchPath(key: string): string {
@@ -105,7 +113,7 @@ export function packageFolder(): string {
     if (existsSync(manifest) && /"name":\s*"modelconvert"/.test(readFileSync(manifest, 'utf8'))) return folder
     if (dirname(folder) === folder) break
   }
-  throw new AppError('missing-file', 'The sample model is not part of this installation', {
+  throw new AppError('missing-file', 'The files that belong to this program are not beside it', {
     hint: 'Install the package again.',
   })
 }
