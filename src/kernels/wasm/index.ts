@@ -1,0 +1,165 @@
+/**
+ * The WASM backend: the C kernels of wasm/ with SIMD, on worker threads over one shared memory where the page or Node
+ * has it, else in the calling thread. Its bytes are the reference's.
+ */
+import { DTYPES } from '../../core/dtype.ts'
+import { AppError, throwIfAborted } from '../../core/errors.ts'
+import type { Backend, Kernel, KernelOp } from '../backend.ts'
+import { checkBuffers, describeOp } from '../check.ts'
+import { createArena, type WasmArena } from './arena.ts'
+import { canShareMemory, compileKernels, createMemory, instantiateKernels, MAX_BYTES, PAGE, STACK_BYTES } from './module.ts'
+import { opCodes, opSpeed } from './ops.ts'
+import { createLocalExecutor, createPool, type Executor } from './pool.ts'
+import type { Job, WorkerLike } from './worker.ts'
+
+export { serveKernelWorker } from './worker.ts'
+export type { FromWorker, ToWorker, WorkerLike, WorkerPort } from './worker.ts'
+
+/** What a host gives the WASM backend. */
+export interface WasmOptions {
+  /** Starts a worker that serves {@link serveKernelWorker}; null where there are none. */
+  readonly spawn: (() => WorkerLike) | null
+  /** Worker threads; 0 runs in the calling thread. Hosts that let the user choose resolve "automatic" first. */
+  readonly threads: number
+  /** The most memory that buffers may take, up to 1 GiB (the default). */
+  readonly maxBytes?: number
+  /** False pretends that memory cannot be shared; for tests. */
+  readonly shared?: boolean
+}
+
+/** Elements of a job: a run of more is spread over the threads, and can be aborted in between. */
+const SLICE = 1 << 19
+/** Elements of the window through which buffers from elsewhere are copied. */
+const WINDOW = 1 << 18
+/** Memory that is not shared is reserved whole, as growth would cut off its buffers; untouched pages take no RAM. */
+const SINGLE_BYTES = 1 << 28
+/** Below this address lie the first thread's stack and nothing else. */
+const BASE = 2 * PAGE
+
+interface Runtime {
+  readonly arena: WasmArena
+  readonly executor: Executor
+  readonly limitation: string | null
+}
+
+async function startPool(spawn: () => WorkerLike, threads: number, maxBytes: number): Promise<Runtime> {
+  const module = await compileKernels(true)
+  const memory = createMemory(BASE, maxBytes, true)
+  const arena = createArena(memory, BASE, maxBytes, true)
+  const stackTops = Array.from({ length: threads }, () => arena.alloc(STACK_BYTES).byteOffset + STACK_BYTES)
+  const executor = await createPool(spawn, module, memory, stackTops)
+  return { arena, executor, limitation: null }
+}
+
+async function startLocal(maxBytes: number, limitation: string | null): Promise<Runtime> {
+  const module = await compileKernels(false)
+  const bytes = Math.min(maxBytes, SINGLE_BYTES)
+  const memory = createMemory(bytes, bytes, false)
+  const kernels = await instantiateKernels(module, memory)
+  const base = Math.max(BASE, kernels.__heap_base.value)
+  const convert = (job: Job): number => kernels.convert(job.from, job.to, job.input, job.output, job.elements)
+  return { arena: createArena(memory, base, bytes, false), executor: createLocalExecutor(convert), limitation }
+}
+
+async function startRuntime(options: WasmOptions): Promise<Runtime> {
+  const maxBytes = Math.min(options.maxBytes ?? MAX_BYTES, MAX_BYTES)
+  const { spawn, threads } = options
+  if (threads === 0) return startLocal(maxBytes, null)
+  if (spawn === null) return startLocal(maxBytes, 'Kernels run on one thread: this host has no workers.')
+  if (!(options.shared ?? canShareMemory())) {
+    return startLocal(maxBytes, 'Kernels run on one thread: the page is not cross-origin isolated, so memory cannot be shared.')
+  }
+  try {
+    return await startPool(spawn, threads, maxBytes)
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error)
+    return startLocal(maxBytes, `Kernels run on one thread: the workers did not start (${why}).`)
+  }
+}
+
+/** The smallest bad index of jobs that ran in any order, or -1. */
+function earliest(results: readonly number[]): number {
+  return results.reduce((least, bad) => (bad >= 0 && (least < 0 || bad < least) ? bad : least), -1)
+}
+
+function createKernel(op: KernelOp, { arena, executor }: Runtime): Kernel {
+  const codes = opCodes(op)
+  if (codes === null) throw new AppError('unsupported', `The WASM kernels have no ${describeOp(op)}.`)
+  const [from, to] = codes
+  const at = (type: KernelOp['from'], elements: number): number => (elements / DTYPES[type].block) * DTYPES[type].bytes
+
+  /** Converts inside the arena, the slices on all threads. */
+  async function convert(input: number, output: number, elements: number, signal?: AbortSignal): Promise<number> {
+    const slices: Promise<number>[] = []
+    for (let start = 0; start < elements; start += SLICE) {
+      const count = Math.min(SLICE, elements - start)
+      const job = { from, to, input: input + at(op.from, start), output: output + at(op.to, start), elements: count }
+      slices.push(executor.submit(job, signal).then((bad) => (bad < 0 ? bad : bad + start)))
+    }
+    // All must have let go of the buffers before the run settles.
+    const settled = await Promise.allSettled(slices)
+    const failure = settled.find((slice) => slice.status === 'rejected')
+    if (failure !== undefined) throw AppError.from(failure.reason, 'device')
+    return earliest(settled.map((slice) => (slice.status === 'fulfilled' ? slice.value : -1)))
+  }
+
+  /** Converts buffers from elsewhere, a window at a time. */
+  async function convertCopied(input: Uint8Array, output: Uint8Array, elements: number, signal?: AbortSignal): Promise<number> {
+    const window = Math.min(WINDOW, elements)
+    const staged: Uint8Array[] = []
+    const stage = (buffer: Uint8Array, bytes: number): Uint8Array => {
+      if (arena.owns(buffer)) return buffer
+      staged.push(arena.alloc(bytes))
+      return staged.at(-1) ?? buffer
+    }
+    try {
+      const from = stage(input, at(op.from, window))
+      const to = stage(output, at(op.to, window))
+      for (let start = 0; start < elements; start += window) {
+        const count = Math.min(window, elements - start)
+        const [readAt, writeAt] = [at(op.from, start), at(op.to, start)]
+        const [reads, writes] = [at(op.from, count), at(op.to, count)]
+        if (from !== input) from.set(input.subarray(readAt, readAt + reads))
+        const source = from.byteOffset + (from === input ? readAt : 0)
+        const target = to.byteOffset + (to === output ? writeAt : 0)
+        const bad = await convert(source, target, count, signal)
+        if (bad >= 0) return start + bad
+        if (to !== output) output.set(to.subarray(0, writes), writeAt)
+      }
+      return -1
+    } finally {
+      for (const buffer of staged) arena.free(buffer)
+    }
+  }
+
+  return {
+    op,
+    async run(input, output, elements, signal) {
+      checkBuffers(op, input, output, elements)
+      throwIfAborted(signal)
+      if (elements === 0) return { bad: null }
+      const inPlace = arena.owns(input) && arena.owns(output)
+      const bad = inPlace
+        ? await convert(input.byteOffset, output.byteOffset, elements, signal)
+        : await convertCopied(input, output, elements, signal)
+      return { bad: bad < 0 ? null : bad }
+    },
+  }
+}
+
+/** Starts the WASM backend. AppError `device` where there is no WebAssembly SIMD, `memory` where there is no room for it. */
+export async function createWasmBackend(options: WasmOptions): Promise<Backend> {
+  const runtime = await startRuntime(options)
+  const { threads } = runtime.executor
+  return {
+    id: 'wasm',
+    label: `WASM SIMD, ${threads} ${threads === 1 ? 'thread' : 'threads'}`,
+    limitation: runtime.limitation,
+    threads,
+    arena: runtime.arena,
+    exact: (op) => opCodes(op) !== null,
+    speed: opSpeed,
+    prepare: (op) => createKernel(op, runtime),
+    close: async () => runtime.executor.close(),
+  }
+}

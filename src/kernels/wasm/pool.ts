@@ -1,0 +1,168 @@
+/** Who runs jobs: a pool of workers, or the calling thread. */
+import { AppError, throwIfAborted } from '../../core/errors.ts'
+import type { WasmMemory, WasmModule } from './module.ts'
+import type { Job, WorkerLike } from './worker.ts'
+
+/** Runs one job at a time or several. */
+export interface Executor {
+  readonly threads: number
+  /** The module's result. Rejects `cancelled` when aborted, though never before the job has let go of its buffers. */
+  submit(job: Job, signal: AbortSignal | undefined): Promise<number>
+  close(): void
+}
+
+/** Jobs that a worker holds: one to run, and one so that it need not wait for the next. */
+const DEPTH = 2
+/** A worker that is not up after this will not come. */
+const START_TIMEOUT_MS = 20_000
+
+interface Pending {
+  readonly job: Job
+  readonly signal: AbortSignal | undefined
+  resolve(bad: number): void
+  reject(error: unknown): void
+}
+
+interface Member {
+  readonly worker: WorkerLike
+  readonly running: Map<number, Pending>
+}
+
+/** Runs jobs in the calling thread. */
+export function createLocalExecutor(convert: (job: Job) => number): Executor {
+  return {
+    threads: 1,
+    async submit(job, signal) {
+      throwIfAborted(signal)
+      return convert(job)
+    },
+    close() {},
+  }
+}
+
+function start(worker: WorkerLike, module: WasmModule, memory: WasmMemory, stackTop: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(
+      () => reject(new AppError('device', 'A kernel worker did not start within 20 s.')),
+      START_TIMEOUT_MS,
+    )
+    const settle = (act: () => void) => (): void => {
+      clearTimeout(timer)
+      act()
+    }
+    worker.onMessage((message) => {
+      if (message.kind === 'ready') settle(resolve)()
+      if (message.kind === 'failed') settle(() => reject(AppError.fromData(message.error)))()
+    })
+    worker.onError((error) => settle(() => reject(AppError.from(error, 'device')))())
+    worker.post({ kind: 'init', module, memory, stackTop })
+  })
+}
+
+/**
+ * Starts workers over a shared memory, each with the stack that ends at its element of `stackTops`. Rejects with
+ * AppError `device` if one of them does not come up.
+ */
+export async function createPool(
+  spawn: () => WorkerLike,
+  module: WasmModule,
+  memory: WasmMemory,
+  stackTops: readonly number[],
+): Promise<Executor> {
+  let members: Member[] = []
+  let queue: Pending[] = []
+  let nextId = 0
+  let fault: AppError | null = null
+
+  function pump(): void {
+    while (queue.length > 0) {
+      const free = members.reduce<Member | null>(
+        (best, member) => (member.running.size < (best?.running.size ?? DEPTH) ? member : best),
+        null,
+      )
+      if (free === null) return
+      const pending = queue.shift()
+      if (pending === undefined) return
+      const id = nextId++
+      free.running.set(id, pending)
+      free.worker.post({ kind: 'run', id, ...pending.job })
+    }
+  }
+
+  /** A dead worker's jobs fail; with the last worker, so does all that waits. */
+  function lose(member: Member, error: unknown): void {
+    const lost = AppError.from(error, 'device')
+    members = members.filter((other) => other !== member)
+    member.worker.terminate()
+    for (const pending of member.running.values()) pending.reject(lost)
+    member.running.clear()
+    if (members.length > 0) return pump()
+    fault ??= lost
+    const waiting = queue
+    queue = []
+    for (const pending of waiting) pending.reject(lost)
+  }
+
+  function listen(member: Member): void {
+    member.worker.onMessage((message) => {
+      if (message.kind === 'ready' || message.id === null) return
+      const pending = member.running.get(message.id)
+      member.running.delete(message.id)
+      pump()
+      if (message.kind === 'failed') pending?.reject(AppError.fromData(message.error))
+      else pending?.resolve(message.bad)
+    })
+    member.worker.onError((error) => lose(member, error))
+  }
+
+  const workers: WorkerLike[] = []
+  try {
+    for (let i = 0; i < stackTops.length; i++) workers.push(spawn())
+    await Promise.all(workers.map((worker, i) => start(worker, module, memory, stackTops[i] ?? 0)))
+  } catch (error) {
+    for (const worker of workers) worker.terminate()
+    throw AppError.from(error, 'device')
+  }
+  members = workers.map((worker) => ({ worker, running: new Map() }))
+  for (const member of members) listen(member)
+
+  return {
+    threads: workers.length,
+    submit(job, signal) {
+      return new Promise<number>((resolve, reject) => {
+        if (fault !== null) throw fault
+        throwIfAborted(signal)
+        const abort = (): void => {
+          // A job that a worker has is waited for: until then it writes into its buffers.
+          if (!queue.includes(pending)) return
+          queue = queue.filter((other) => other !== pending)
+          pending.reject(new AppError('cancelled', 'The job was cancelled.'))
+        }
+        const pending: Pending = {
+          job,
+          signal,
+          resolve(bad) {
+            signal?.removeEventListener('abort', abort)
+            try {
+              throwIfAborted(signal)
+              resolve(bad)
+            } catch (error) {
+              reject(error)
+            }
+          },
+          reject(error) {
+            signal?.removeEventListener('abort', abort)
+            reject(error)
+          },
+        }
+        signal?.addEventListener('abort', abort, { once: true })
+        queue.push(pending)
+        pump()
+      })
+    },
+    close() {
+      fault ??= new AppError('cancelled', 'The kernels were shut down.')
+      for (const member of members) lose(member, fault)
+    },
+  }
+}

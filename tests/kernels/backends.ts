@@ -1,0 +1,59 @@
+import { pathToFileURL } from 'node:url'
+import { expect } from 'vitest'
+import { nodeSpawn } from '../../companion/threads.ts'
+import { bytesOf, type DType } from '../../src/core/dtype.ts'
+import type { Backend, KernelResult } from '../../src/kernels/backend.ts'
+import { createReferenceBackend } from '../../src/kernels/reference/index.ts'
+import { createWasmBackend } from '../../src/kernels/wasm/index.ts'
+import { bundleNodeWorker } from '../setup/bundle-node-worker.ts'
+
+export const FLOATS: readonly DType[] = ['f32', 'f16', 'bf16']
+export const BLOCKS: readonly DType[] = ['q8_0', 'q4_0', 'q5_0', 'q4_k', 'q6_k']
+
+export const reference = createReferenceBackend()
+
+/** The WASM backend on so many threads; 0 is the calling thread. */
+export async function wasm(threads: number): Promise<Backend> {
+  const url = pathToFileURL(await bundleNodeWorker())
+  const backend = await createWasmBackend({ spawn: nodeSpawn(url), threads })
+  expect(backend.limitation).toBeNull()
+  expect(backend.threads).toBe(Math.max(threads, 1))
+  return backend
+}
+
+export function bytesView(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+}
+
+export function floatsView(bytes: Uint8Array): Float32Array {
+  return new Float32Array(bytes.slice().buffer)
+}
+
+/** Runs one op over ordinary buffers. */
+export async function run(
+  backend: Backend,
+  from: DType,
+  to: DType,
+  input: Uint8Array,
+  elements: number,
+): Promise<KernelResult & { readonly output: Uint8Array }> {
+  const output = new Uint8Array(bytesOf(to, elements))
+  const result = await backend.prepare({ kind: 'cast', from, to }).run(input, output, elements)
+  return { ...result, output }
+}
+
+/** Converts what must convert. */
+export async function convert(backend: Backend, from: DType, to: DType, input: Uint8Array, elements: number): Promise<Uint8Array> {
+  const { bad, output } = await run(backend, from, to, input, elements)
+  expect(bad).toBeNull()
+  return output
+}
+
+/** Fails with the first difference: printing megabytes helps nobody. */
+export function expectSameBytes(got: Uint8Array, want: Uint8Array, what: string): void {
+  expect(got.length, what).toBe(want.length)
+  if (Buffer.compare(got, want) === 0) return
+  const at = want.findIndex((byte, i) => byte !== got[i])
+  const count = want.reduce((sum, byte, i) => sum + (byte === got[i] ? 0 : 1), 0)
+  expect.fail(`${what}: byte ${at} is ${got[at]}, not ${want[at]} (${count} of ${want.length} differ)`)
+}

@@ -1,0 +1,68 @@
+// libggml-base through koffi, in a process of its own since it aborts rather than fails. Messages: { id, op, ... } in,
+// { id, value } or { id, error } out (serialization 'advanced', so typed arrays cross as they are).
+import { createRequire } from 'node:module'
+import path from 'node:path'
+import { libraryFolder } from './library.mjs'
+
+const require = createRequire(import.meta.url)
+
+/** ggml's numbers of the types (ggml.h), and the bytes and elements of a block. */
+export const TYPES = {
+  f16: [1, 2, 1],
+  q4_0: [2, 18, 32],
+  q5_0: [6, 22, 32],
+  q8_0: [8, 34, 32],
+  q4_k: [12, 144, 256],
+  q6_k: [14, 210, 256],
+  bf16: [30, 2, 1],
+}
+
+/** The calls that the tests use. */
+export function loadGgml() {
+  const { folder, reason } = libraryFolder()
+  if (folder === null) throw new Error(reason)
+  const lib = require('koffi').load(path.join(folder, 'libggml-base.so'))
+  const quantizeChunk = lib.func(
+    'size_t ggml_quantize_chunk(int type, void *src, void *dst, int64_t start, int64_t rows, int64_t perRow, void *imatrix)',
+  )
+  const row = (name) => lib.func(`void ${name}(void *x, void *y, int64_t n)`)
+  const rows = {
+    f16: row('ggml_fp32_to_fp16_row'),
+    bf16: row('ggml_fp32_to_bf16_row'),
+    from_f16: row('ggml_fp16_to_fp32_row'),
+    from_bf16: row('ggml_bf16_to_fp32_row'),
+    from_q4_0: row('dequantize_row_q4_0'),
+    from_q5_0: row('dequantize_row_q5_0'),
+    from_q8_0: row('dequantize_row_q8_0'),
+    from_q4_k: row('dequantize_row_q4_K'),
+    from_q6_k: row('dequantize_row_q6_K'),
+  }
+  return {
+    /** f32 values as a type's bytes, one row without importance matrix. */
+    encode(type, values, into) {
+      const [number, bytes, block] = TYPES[type]
+      const out = into ?? new Uint8Array((values.length / block) * bytes)
+      if (type === 'f16' || type === 'bf16') rows[type](values, out, values.length)
+      else quantizeChunk(number, values, out, 0, 1, values.length, null)
+      return out
+    },
+    /** A type's bytes as f32 values. */
+    decode(type, bytes, into) {
+      const [, blockBytes, block] = TYPES[type]
+      const out = into ?? new Float32Array((bytes.length / blockBytes) * block)
+      rows[`from_${type}`](bytes, out, out.length)
+      return out
+    },
+  }
+}
+
+if (process.send !== undefined && process.argv[1] === import.meta.filename) {
+  const ggml = loadGgml()
+  process.on('message', ({ id, op, type, data }) => {
+    try {
+      process.send({ id, value: op === 'encode' ? ggml.encode(type, data) : ggml.decode(type, data) })
+    } catch (error) {
+      process.send({ id, error: String(error) })
+    }
+  })
+}

@@ -1,0 +1,20 @@
+/* What the kernel files offer one another. Counts are of elements; a result is the index of the first bad element, or -1. */
+#pragma once
+#include <stdint.h>
+
+/* Shared with src/kernels/wasm/ops.ts. */
+enum type { F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q4_K, Q6_K };
+
+/* Copies n values to f32; -1, or the first that is not finite (then the rest is undefined). */
+int floats_from(enum type from, const uint8_t *in, float *out, int n);
+int cast(enum type from, enum type to, const uint8_t *in, uint8_t *out, int n);
+
+int quantize_q8_0(const float *x, uint8_t *out, int n);
+int quantize_q4_0(const float *x, uint8_t *out, int n);
+int quantize_q5_0(const float *x, uint8_t *out, int n);
+int quantize_q4_k(const float *x, uint8_t *out, int n);
+int quantize_q6_k(const float *x, uint8_t *out, int n);
+int dequantize(enum type from, const uint8_t *in, float *out, int n);
+
+/* Of the n values: the first NaN or Inf, else the first of greatest magnitude (its scale overflowed). */
+int first_to_blame(const float *x, int n);
