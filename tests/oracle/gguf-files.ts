@@ -1,6 +1,7 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
+import { expect } from 'vitest'
 import { openPath } from '../../companion/bytes.ts'
 import type { Checkpoint } from '../../src/core/checkpoint.ts'
 import { elementCount, type DType } from '../../src/core/dtype.ts'
@@ -71,4 +72,25 @@ export async function writeTwin(file: string): Promise<string> {
   const target = file.replace(/\.gguf$/, '-twin.gguf')
   await writeFile(target, twin)
   return target
+}
+
+/** A file's tensors by name: type, shape and bytes. */
+export async function tensorsOf(file: string): Promise<Map<string, { type: string; shape: string; bytes: Buffer }>> {
+  const { header, bytes } = await readFileAndHeader(file)
+  return new Map(
+    header.tensors.map(({ name, type, shape, offset, size }) => [
+      name,
+      { type: type.name, shape: shape.join('x'), bytes: bytes.subarray(offset, offset + size) },
+    ]),
+  )
+}
+
+/** Expects two files to hold the same tensors, type by type and byte by byte. */
+export async function expectSameTensors(a: string, b: string): Promise<void> {
+  const [left, right] = [await tensorsOf(a), await tensorsOf(b)]
+  const outline = (tensors: typeof left): string[] =>
+    [...tensors].map(([name, { type, shape }]) => `${name} ${type} ${shape}`).sort()
+  expect(outline(left)).toEqual(outline(right))
+  const different = [...left].filter(([name, { bytes }]) => !bytes.equals(right.get(name)!.bytes)).map(([name]) => name)
+  expect(different).toEqual([])
 }

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { convertNaively, temporaryFolder, writeTwin } from './gguf-files.ts'
-import { judge, noLlama, type Judge } from './llama.ts'
+import { convertNaively, expectSameTensors, temporaryFolder, writeTwin } from './gguf-files.ts'
+import { judge, llamaQuantize, noLlama, type Judge } from './llama.ts'
 import { noModels, readReference } from './models.ts'
 
 const NAMES = ['main', 'llama-spm', 'llama3-tied', 'mistral', 'qwen2', 'qwen3']
@@ -84,24 +84,30 @@ describe.skipIf(reason !== null)(`GGUF files as llama.cpp reads them${reason ===
       })
     })
 
-    test.each(['q8_0', 'q4_k_m'])('%s: close to its own dequantised twin', async (quant) => {
-      const file = await convertNaively(model, quant, folder.path)
-      const twin = await writeTwin(file)
-      const references = readReference(model)
-      const read = (path: string): Promise<{ columns: number; rows: Float64Array[] }> =>
-        withJudge(path, async (llama) => {
-          const rows: Float64Array[] = []
-          for (const { text, ids } of references) {
-            rows.push(logSoftmax(await llama.logits(ids), llama.vocabSize))
-            expect(await llama.tokenize(text)).toEqual(ids)
-          }
-          return { columns: llama.vocabSize, rows }
-        })
-      const [quantised, exact] = [await read(file), await read(twin)]
-      const join = (parts: Float64Array[]): Float64Array => Float64Array.from(parts.flatMap((part) => [...part]))
-      const { kl, agreement } = divergence(join(exact.rows), join(quantised.rows), exact.columns)
-      expect(kl).toBeLessThanOrEqual(3e-3)
-      expect(agreement).toBeGreaterThanOrEqual(0.95)
-    })
+    test.each(['q8_0', 'q4_k_m'])(
+      '%s: read as llama.cpp reads it, and close to its dequantised twin',
+      async (quant) => {
+        const file = await convertNaively(model, quant, folder.path)
+        const twin = await writeTwin(file)
+        const theirs = file.replace(/\.gguf$/, '-theirs.gguf')
+        await llamaQuantize(file, theirs, 0)
+        await expectSameTensors(twin, theirs)
+        const references = readReference(model)
+        const read = (path: string): Promise<{ columns: number; rows: Float64Array[] }> =>
+          withJudge(path, async (llama) => {
+            const rows: Float64Array[] = []
+            for (const { text, ids } of references) {
+              rows.push(logSoftmax(await llama.logits(ids), llama.vocabSize))
+              expect(await llama.tokenize(text)).toEqual(ids)
+            }
+            return { columns: llama.vocabSize, rows }
+          })
+        const [quantised, exact] = [await read(file), await read(twin)]
+        const join = (parts: Float64Array[]): Float64Array => Float64Array.from(parts.flatMap((part) => [...part]))
+        const { kl, agreement } = divergence(join(exact.rows), join(quantised.rows), exact.columns)
+        expect(kl).toBeLessThanOrEqual(3e-3)
+        expect(agreement).toBeGreaterThanOrEqual(0.95)
+      },
+    )
   })
 })

@@ -13,7 +13,8 @@ const VERSION = 'v0.5.0'
 /** The folder of the native libraries, or null with the reason that there is none. */
 export function libraryFolder() {
   const name = `${process.platform}-${process.arch}`
-  if (name !== 'linux-x64') return { folder: null, reason: `llama.cpp is used as a judge on linux-x64 only, not ${name}` }
+  if (name !== 'linux-x64')
+    return { folder: null, reason: `llama.cpp is used as a judge on linux-x64 only, not ${name}` }
   let root
   try {
     root = path.dirname(require.resolve(`@node-llama-cpp/${name}/package.json`))
@@ -23,7 +24,8 @@ export function libraryFolder() {
   }
   const folder = path.join(root, 'bins', name)
   const file = path.join(folder, `libllama.${VERSION}.so`)
-  if (!existsSync(file)) return { folder: null, reason: `llama.cpp ${VERSION} (@node-llama-cpp/${name}) is not installed` }
+  if (!existsSync(file))
+    return { folder: null, reason: `llama.cpp ${VERSION} (@node-llama-cpp/${name}) is not installed` }
   return { folder, reason: null }
 }
 

@@ -10,7 +10,8 @@ if (input === undefined || output === undefined || ftype === undefined) {
   process.exit(2)
 }
 const api = load()
-const params = { ...api.quantizeDefaults(), ftype: Number(ftype), nthread: Number(threads) }
+// requantising is allowed so that a quantised file can be read back as F32
+const params = { ...api.quantizeDefaults(), ftype: Number(ftype), nthread: Number(threads), allow_requantize: true }
 const start = process.hrtime.bigint()
 const status = api.quantize(input, output, params)
 const ms = Number(process.hrtime.bigint() - start) / 1e6

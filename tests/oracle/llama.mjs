@@ -48,7 +48,11 @@ function run(ids, past) {
   try {
     batch.n_tokens = ids.length
     koffi.encode(batch.token, koffi.array('int32_t', ids.length), Int32Array.from(ids))
-    koffi.encode(batch.pos, koffi.array('int32_t', ids.length), Int32Array.from(ids, (_, i) => past + i))
+    koffi.encode(
+      batch.pos,
+      koffi.array('int32_t', ids.length),
+      Int32Array.from(ids, (_, i) => past + i),
+    )
     koffi.encode(batch.n_seq_id, koffi.array('int32_t', ids.length), new Int32Array(ids.length).fill(1))
     const sequences = koffi.decode(batch.seq_id, koffi.array('void *', ids.length))
     for (const pointer of sequences) koffi.encode(pointer, 'int32_t', 0)
