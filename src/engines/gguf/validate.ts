@@ -1,8 +1,149 @@
-import type { Folder } from '../../core/bytes.ts'
+import type { Folder, Source } from '../../core/bytes.ts'
+import { AppError, type ErrorPlace } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
+import { expectedTensors, type Architecture } from '../../models/architecture.ts'
+import { architectureFor } from '../../models/index.ts'
+import { ggufNumber, ggufString, readGguf, type GgufHeader, type GgufTensor } from '../containers/gguf/reader.ts'
+import { alignUp } from '../containers/gguf/types.ts'
+import { configOf, REQUIRED_KEYS } from './config.ts'
+import { architectureIdOf, ggufName, ROPE_FREQS } from './names.ts'
+import { sampleTensor } from './sample.ts'
+import { tokenizerFindings } from './vocabulary.ts'
 
+/** Configuration flags that add tensors which llama.cpp takes but does not ask for. */
+const OPTIONAL_FLAGS: readonly string[] = ['attention_bias', 'mlp_bias']
+
+/** Tensors that llama.cpp takes for any rotary model. */
+const OPTIONAL_TENSORS: readonly string[] = [ROPE_FREQS, 'rope_factors_long.weight', 'rope_factors_short.weight']
+
+/** Beyond this the rest is one finding: a wrong architecture would otherwise name every tensor. */
+const MAX_FINDINGS = 100
+
+/** What is wrong with a GGUF file, as llama.cpp would see it; reads the header and some rows of each tensor. */
 export async function* validateGguf(folder: Folder, path: string): AsyncGenerator<Finding, void, void> {
-  const source = await folder.open(path)
-  await source.close()
-  yield* []
+  let count = 0
+  for await (const finding of allFindings(folder, path)) {
+    if (count++ < MAX_FINDINGS) {
+      yield finding
+      continue
+    }
+    yield error('too-many-findings', `${path} has more than ${MAX_FINDINGS} findings; the rest is left out`, {
+      file: path,
+    })
+    return
+  }
+}
+
+function error(code: string, message: string, where: ErrorPlace, hint?: string): Finding {
+  return { severity: 'error', code, message, where, ...(hint === undefined ? {} : { hint }) }
+}
+
+async function* allFindings(folder: Folder, path: string): AsyncGenerator<Finding, void, void> {
+  let source: Source | null = null
+  try {
+    source = await folder.open(path)
+    const header = await readGguf(source)
+    yield* layoutFindings(header, path)
+    yield* await modelFindings(header, path)
+    yield* tokenizerFindings(header, path)
+    for (const tensor of header.tensors) yield* await weightFindings(source, tensor, path)
+  } catch (thrown) {
+    if (!(thrown instanceof AppError) || thrown.code === 'cancelled') throw thrown
+    yield error(thrown.code, thrown.message, { file: path, ...thrown.where }, thrown.hint ?? undefined)
+  } finally {
+    await source?.close()
+  }
+}
+
+/** llama.cpp wants each tensor right behind the one before, in the order of the infos. */
+function* layoutFindings(header: GgufHeader, path: string): Generator<Finding, void, void> {
+  let expected = header.dataOffset
+  for (const { name, offset, size } of header.tensors) {
+    if (offset !== expected) {
+      const where = { file: path, tensor: name, offset }
+      yield error('gap', `${name} lies at byte ${offset}, where llama.cpp expects it at ${expected}`, where)
+    }
+    expected = alignUp(offset + size, header.alignment)
+  }
+  if (header.fileSize === expected || header.tensors.length === 0) return
+  const extra = header.fileSize - expected
+  yield {
+    severity: 'warning',
+    code: extra > 0 ? 'trailing-bytes' : 'last-padding',
+    message:
+      extra > 0 ? `${extra} bytes follow the last tensor` : `The last tensor lacks ${-extra} bytes of its padding`,
+    where: { file: path, offset: Math.min(expected, header.fileSize) },
+  }
+}
+
+async function modelFindings(header: GgufHeader, path: string): Promise<readonly Finding[]> {
+  const where = { file: path }
+  const name = ggufString(header.metadata, 'general.architecture')
+  if (name === null) return [error('missing-key', 'There is no general.architecture', where)]
+  const findings: Finding[] = []
+  const split = ggufNumber(header.metadata, 'split.count') ?? 0
+  if (split > 1) {
+    const message = `${path} is one of ${split} parts; whether the model is complete can only be told with all of them`
+    findings.push({ severity: 'info', code: 'split', message, where })
+    return findings
+  }
+  const id = architectureIdOf(name)
+  if (id === null) {
+    const message = `The architecture ${name} is not known here: its tensors are not compared with what it needs`
+    findings.push({ severity: 'info', code: 'unknown-architecture', message, where })
+    return findings
+  }
+  for (const key of REQUIRED_KEYS) {
+    if (ggufNumber(header.metadata, `${name}.${key}`) === null)
+      findings.push(error('missing-key', `There is no number ${name}.${key}, which llama.cpp needs`, where))
+  }
+  if (findings.length > 0) return findings
+  return tensorFindings(header, await architectureFor(id, path), name, path)
+}
+
+function tensorFindings(header: GgufHeader, architecture: Architecture, prefix: string, path: string): Finding[] {
+  const findings: Finding[] = []
+  const required = configOf(header, prefix, [])
+  const allowed = configOf(header, prefix, OPTIONAL_FLAGS)
+  if (required === null || allowed === null) return findings
+  // a block count that a hostile file made up would otherwise cost memory without limit
+  if (required.layers > header.tensors.length) {
+    const message = `${prefix}.block_count is ${required.layers}, but there are only ${header.tensors.length} tensors`
+    return [error('missing-tensor', message, { file: path }, 'The file is incomplete. Convert it again.')]
+  }
+  const found = new Map(header.tensors.map((tensor) => [tensor.name, tensor]))
+  for (const { role } of expectedTensors(architecture, required)) {
+    const name = ggufName(role)
+    if (found.has(name)) continue
+    const message = `There is no tensor ${name}, which ${prefix} models need`
+    findings.push(error('missing-tensor', message, { file: path, tensor: name }))
+  }
+  const shapes = new Map(expectedTensors(architecture, allowed).map(({ role, shape }) => [ggufName(role), shape]))
+  for (const name of OPTIONAL_TENSORS) shapes.set(name, [required.headDim / 2])
+  for (const { name, shape, offset } of header.tensors) {
+    const expected = shapes.get(name)
+    const where = { file: path, tensor: name, offset }
+    if (expected === undefined)
+      findings.push(
+        error('extra-tensor', `${name} is no tensor of ${prefix} models; llama.cpp will not load it`, where),
+      )
+    else if (expected.join() !== shape.join()) {
+      const message = `${name} has the shape [${shape.join(', ')}] instead of [${expected.join(', ')}]`
+      findings.push(error('bad-tensor', message, where))
+    }
+  }
+  return findings
+}
+
+async function weightFindings(source: Source, tensor: GgufTensor, path: string): Promise<readonly Finding[]> {
+  const { badOffset, allZero } = await sampleTensor(source, tensor)
+  const { name, shape, type, offset } = tensor
+  if (badOffset !== null) {
+    const what = type.block === 1 ? 'value' : `scale of a ${type.name} block`
+    const message = `${name} holds a ${what} that is NaN or infinite, at byte ${badOffset}`
+    return [error('bad-weights', message, { file: path, tensor: name, offset: badOffset })]
+  }
+  if (!allZero || shape.length < 2) return []
+  const message = `${name} looks empty: every row that was looked at holds zeros only`
+  return [{ severity: 'warning', code: 'all-zero', message, where: { file: path, tensor: name, offset } }]
 }

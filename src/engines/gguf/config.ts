@@ -1,0 +1,54 @@
+import type { ModelConfig } from '../../core/checkpoint.ts'
+import { ggufNumber, type GgufHeader } from '../containers/gguf/reader.ts'
+
+/** What a file of this architecture must say, less the architecture's prefix. */
+export const REQUIRED_KEYS: readonly string[] = [
+  'block_count',
+  'context_length',
+  'embedding_length',
+  'feed_forward_length',
+  'attention.head_count',
+  'attention.layer_norm_rms_epsilon',
+]
+
+/** llama.cpp's defaults for keys that a file may leave out. */
+const DEFAULT_ROPE_BASE = 10_000
+
+/**
+ * The sizes that a GGUF file states, as far as tensor shapes depend on them; null if one is missing or not a number.
+ * `flags` are configuration keys to take as true (`attention_bias`).
+ */
+export function configOf(header: GgufHeader, prefix: string, flags: readonly string[]): ModelConfig | null {
+  const at = (key: string): number | null => ggufNumber(header.metadata, `${prefix}.${key}`)
+  const layers = at('block_count')
+  const hiddenSize = at('embedding_length')
+  const intermediateSize = at('feed_forward_length')
+  const heads = at('attention.head_count')
+  const contextLength = at('context_length')
+  const normEpsilon = at('attention.layer_norm_rms_epsilon')
+  if (layers === null || hiddenSize === null || intermediateSize === null || heads === null) return null
+  if (contextLength === null || normEpsilon === null) return null
+  const names = new Map(header.tensors.map((tensor) => [tensor.name, tensor]))
+  return {
+    modelType: prefix,
+    className: prefix,
+    hiddenSize,
+    layers,
+    intermediateSize,
+    heads,
+    kvHeads: at('attention.head_count_kv') ?? heads,
+    headDim: at('attention.key_length') ?? hiddenSize / heads,
+    vocabSize: names.get('token_embd.weight')?.shape[0] ?? at('vocab_size') ?? 0,
+    contextLength,
+    normEpsilon,
+    activation: 'silu',
+    rope: { theta: at('rope.freq_base') ?? DEFAULT_ROPE_BASE, scaling: { kind: 'none' } },
+    slidingWindow: null,
+    tied: !names.has('output.weight'),
+    dtype: 'f32',
+    bosId: null,
+    eosIds: [],
+    padId: null,
+    raw: new Map(flags.map((flag) => [flag, true])),
+  }
+}
