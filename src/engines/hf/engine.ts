@@ -1,132 +1,39 @@
 /** A model as HuggingFace transformers saves it: config.json, safetensors, tokenizer files. */
-import { readFile, type Folder } from '../../core/bytes.ts'
-import type { Checkpoint, ModelConfig } from '../../core/checkpoint.ts'
-import { AppError } from '../../core/errors.ts'
-import { isArray, parseJsonObject, type JsonObject } from '../../core/json.ts'
-import type { Finding } from '../../core/plan.ts'
-import { read, type Recipe } from '../../core/tensor.ts'
+import type { Folder } from '../../core/bytes.ts'
+import type { Checkpoint } from '../../core/checkpoint.ts'
 import type { Engine, Match, Verdict } from '../engine.ts'
-import { architectureOf, normalizeConfig } from './config.ts'
-import { CONFIG_FILE, extraFiles, locateModel, type ModelFiles, type RefusedWeights } from './files.ts'
-import { readTokenizer } from './tokenizer.ts'
-import { assignRoles, readStoredWeights } from './weights.ts'
+import { CONFIG_FILE, findModels } from './files.ts'
+import { loadModel } from './open.ts'
+import { validateModel } from './validate.ts'
 
-/** Vision models list thousands of labels in theirs; none has more than a few MB. */
-const MAX_CONFIG_BYTES = 1 << 24
-const GENERATION_CONFIG = 'generation_config.json'
+/** How sure a match is: a whole model; something that opening will refuse with a reason better than "not a model". */
+const WHOLE = 0.9
+const REFUSED = 0.3
+const SEVERAL = 0.2
 
 async function detect(folder: Folder): Promise<Match | null> {
-  const model = await locateModel(folder)
-  if (model === null) return null
-  const { weights } = model
-  if (weights === null) {
-    const because = `${CONFIG_FILE}, but no weights`
-    return { format: 'huggingface', confidence: 0.2, because, entry: model.root + CONFIG_FILE }
-  }
-  const entry = model.root + weights.path
-  if (weights.kind === 'refused') return { format: 'huggingface', confidence: 0.3, because: weights.what, entry }
-  const found = weights.kind === 'index' ? 'sharded safetensors' : weights.path
-  if (!model.hasConfig)
-    return { format: 'huggingface', confidence: 0.3, because: `${found} without ${CONFIG_FILE}`, entry }
-  return { format: 'huggingface', confidence: 0.9, because: `${CONFIG_FILE} with ${found}`, entry }
+  const models = await findModels(folder)
+  const [model] = models
+  if (model === undefined) return null
+  const { root, weights } = model
+  const match = (confidence: number, because: string, entry = root + (weights?.path ?? CONFIG_FILE)): Match => ({
+    format: 'huggingface',
+    confidence,
+    because,
+    entry,
+  })
+  if (models.length > 1) return match(SEVERAL, `${models.length} models in folders of their own`)
+  if (weights === null) return match(REFUSED, `${CONFIG_FILE} without weights`)
+  if (weights.kind === 'refused') return match(REFUSED, weights.what)
+  const what = weights.kind === 'index' ? 'sharded safetensors' : weights.path
+  return model.hasConfig
+    ? match(WHOLE, `${CONFIG_FILE} with ${what}`)
+    : match(REFUSED, `${what} without ${CONFIG_FILE}`)
 }
 
 async function open(folder: Folder): Promise<Checkpoint> {
-  const model = await requireModel(folder)
-  const { root, weights } = model
-  if (weights === null) {
-    throw new AppError('missing-file', `${root}model.safetensors is not there, nor its shards`, {
-      where: { file: `${root}model.safetensors` },
-      hint: 'The folder has a config.json, but no weights: download the *.safetensors files into it.',
-    })
-  }
-  const path = root + CONFIG_FILE
-  if (weights.kind === 'refused') throw refusedWeights(folder, root, weights)
-  if (!model.hasConfig) {
-    throw new AppError('missing-file', `${path} is not there: weights alone do not say what model they are`, {
-      where: { file: path },
-      hint: 'Open the whole folder of the model, with config.json and the tokenizer beside the weights.',
-    })
-  }
-  const raw = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
-  const architecture = await architectureOf(raw, path)
-  const normalized = normalizeConfig(raw, path, architecture)
-  const headers = await readStoredWeights(folder, model, weights)
-  const roles = assignRoles(headers, architecture, normalized.config)
-  const config = await withGeneration(
-    normalized.dtypeDeclared ? normalized.config : { ...normalized.config, dtype: commonType(roles.tensors) },
-    folder,
-    model,
-  )
-  const { tokenizer, findings } = await readTokenizer(folder, model, config)
-  const extras = extraFiles(model)
-  const read8 = (name: string): [string, Recipe] => {
-    const size = model.files.get(name)?.size ?? 0
-    return [name, read({ dtype: 'u8', shape: [size] }, root + name, 0)]
-  }
-  const sources = [...headers.files, ...extras.map((name) => root + name)].flatMap((file) => {
-    const entry = model.files.get(file.slice(root.length))
-    return entry === undefined ? [] : [{ path: file, size: entry.size, modified: entry.modified }]
-  })
-  return {
-    format: 'huggingface',
-    name: root === '' ? folder.name : (root.split('/').at(-2) ?? folder.name),
-    architecture: architecture.id,
-    config,
-    tokenizer,
-    tensors: roles.tensors,
-    extras: new Map(extras.map(read8)),
-    sources,
-    findings: [...normalized.findings, ...headers.findings, ...roles.findings, ...findings],
-  }
-}
-
-async function requireModel(folder: Folder): Promise<ModelFiles> {
-  const model = await locateModel(folder)
-  if (model !== null) return model
-  throw new AppError('not-a-model', `${folder.name} holds no config.json with safetensors weights`, {
-    hint: 'Open the folder that was downloaded or saved with save_pretrained.',
-  })
-}
-
-function refusedWeights(folder: Folder, root: string, weights: RefusedWeights): AppError {
-  return new AppError('unsupported', `${folder.name} holds ${weights.what}, which cannot be read`, {
-    where: { file: root + weights.path },
-    hint: weights.hint,
-  })
-}
-
-/** The type that most bytes are of. */
-function commonType(tensors: ReadonlyMap<string, Recipe>): ModelConfig['dtype'] {
-  const elements = new Map<ModelConfig['dtype'], number>()
-  for (const { dtype, shape } of tensors.values()) {
-    elements.set(dtype, (elements.get(dtype) ?? 0) + shape.reduce((product, size) => product * size, 1))
-  }
-  return [...elements].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 'f32'
-}
-
-/** Generation stops at the ids of generation_config.json too: Llama 3's has more than its config.json. */
-async function withGeneration(config: ModelConfig, folder: Folder, model: ModelFiles): Promise<ModelConfig> {
-  if (!model.files.has(GENERATION_CONFIG)) return config
-  const path = model.root + GENERATION_CONFIG
-  const json: JsonObject = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
-  const eos = json.get('eos_token_id') ?? null
-  const more = (isArray(eos) ? eos : [eos]).filter(
-    (id): id is number => typeof id === 'number' && Number.isSafeInteger(id) && id >= 0 && id < config.vocabSize,
-  )
-  return { ...config, eosIds: [...new Set([...config.eosIds, ...more])] }
-}
-
-async function* validate(folder: Folder): AsyncGenerator<Finding, void, void> {
-  try {
-    const checkpoint = await open(folder)
-    yield* checkpoint.findings
-  } catch (error) {
-    const { code, message, where, hint } = AppError.from(error)
-    yield hint === null
-      ? { severity: 'error', code, message, where }
-      : { severity: 'error', code, message, where, hint }
-  }
+  const { checkpoint } = await loadModel(folder)
+  return checkpoint
 }
 
 function canInfer(checkpoint: Checkpoint): Verdict {
@@ -142,6 +49,6 @@ export const huggingface: Engine = {
   open,
   needs: () => [],
   convert: null,
-  validate,
+  validate: validateModel,
   canInfer,
 }

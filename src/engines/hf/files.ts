@@ -1,4 +1,4 @@
-import { MAX_FOLDER_FILES, type FileEntry, type Folder } from '../../core/bytes.ts'
+import type { FileEntry, Folder } from '../../core/bytes.ts'
 import { AppError } from '../../core/errors.ts'
 
 /** The weights of a model folder. Paths are within the model's own folder. */
@@ -27,6 +27,9 @@ export interface ModelFiles {
   readonly hasConfig: boolean
   readonly weights: WeightFiles | null
 }
+
+/** Enough to say that there are several; looking at each means going through all files. */
+const MAX_MODELS = 100
 
 export const CONFIG_FILE = 'config.json'
 const SINGLE = 'model.safetensors'
@@ -61,28 +64,33 @@ const REFUSED: readonly { readonly name: RegExp; readonly what: string; readonly
   },
 ]
 
-/** Finds the model of a folder; null if there is nothing like one. Throws `not-a-model` where there are several. */
-export async function locateModel(folder: Folder): Promise<ModelFiles | null> {
+/** The models of a folder: itself, or the folders below it that are one. */
+export async function findModels(folder: Folder): Promise<readonly ModelFiles[]> {
   const entries = await folder.list()
   const top = modelAt(entries, '')
-  if (top.hasConfig || top.weights !== null) return top
-  const roots = entries
+  if (top.hasConfig || top.weights !== null) return [top]
+  const models = entries
     .filter((entry) => entry.path.endsWith(`/${CONFIG_FILE}`))
-    .map((entry) => entry.path.slice(0, -CONFIG_FILE.length))
-  const models = roots
-    .slice(0, MAX_FOLDER_FILES)
-    .map((root) => modelAt(entries, root))
+    .slice(0, MAX_MODELS)
+    .map((entry) => modelAt(entries, entry.path.slice(0, -CONFIG_FILE.length)))
     .filter((model) => model.weights !== null)
   const readable = models.filter((model) => model.weights?.kind !== 'refused')
-  const found = readable.length > 0 ? readable : models
-  if (found.length > 1) throw several(folder, found)
-  return found[0] ?? null
+  return readable.length > 0 ? readable : models
 }
 
-function several(folder: Folder, models: readonly ModelFiles[]): AppError {
+/** The one model of a folder. Throws `not-a-model` if there is none, or several. */
+export async function requireModel(folder: Folder): Promise<ModelFiles> {
+  const models = await findModels(folder)
+  const [only] = models
+  if (only === undefined) {
+    throw new AppError('not-a-model', `${folder.name} holds no ${CONFIG_FILE} with safetensors weights`, {
+      hint: 'Open the folder that was downloaded or saved with save_pretrained.',
+    })
+  }
+  if (models.length === 1) return only
   const shown = models.slice(0, 5).map((model) => model.root.slice(0, -1))
   const rest = models.length - shown.length
-  return new AppError('not-a-model', `${folder.name} holds ${models.length} models, not one`, {
+  throw new AppError('not-a-model', `${folder.name} holds ${models.length} models, not one`, {
     hint: `Open one of them: ${shown.join(', ')}${rest > 0 ? ` and ${rest} more` : ''}.`,
   })
 }

@@ -17,6 +17,10 @@ export interface StoredWeights {
   readonly tensors: ReadonlyMap<string, StoredTensor>
   /** The files they are in, in the order they were read. Paths within the folder that was opened. */
   readonly files: readonly string[]
+  /** Files whose metadata does not say `format`, without which older transformers refuse them. */
+  readonly withoutFormat: readonly string[]
+  /** `total_size` of the index; null where there is none. */
+  readonly totalSize: number | null
   /** What an index leaves out. */
   readonly findings: readonly Finding[]
 }
@@ -45,17 +49,19 @@ export async function readStoredWeights(
   model: ModelFiles,
   weights: SafetensorsFiles,
 ): Promise<StoredWeights> {
-  const tensors = new Map<string, StoredTensor>()
   if (weights.kind === 'single') {
     const path = model.root + weights.path
-    for (const [name, tensor] of await readShard(folder, path)) tensors.set(name, tensor)
-    return { tensors, files: [path], findings: [] }
+    const { held, formatted } = await readShard(folder, path)
+    return { tensors: held, files: [path], withoutFormat: formatted ? [] : [path], totalSize: null, findings: [] }
   }
   const index = model.root + weights.path
-  const shards = await readIndex(folder, model, index)
+  const tensors = new Map<string, StoredTensor>()
+  const withoutFormat: string[] = []
+  const { shards, totalSize } = await readIndex(folder, model, index)
   const unlisted: string[] = []
   for (const [shard, promised] of shards) {
-    const held = await readShard(folder, shard)
+    const { held, formatted } = await readShard(folder, shard)
+    if (!formatted) withoutFormat.push(shard)
     const missing = [...promised].filter((name) => !held.has(name))
     if (missing.length > 0) {
       throw new AppError('missing-tensor', `${shard} lacks ${listed(missing)}, which ${index} says it has`, {
@@ -84,21 +90,33 @@ export async function readStoredWeights(
       where: { file: index, tensor: unlisted[0] ?? '' },
     })
   }
-  return { tensors, files: [...shards.keys()], findings }
+  return { tensors, files: [...shards.keys()], withoutFormat, totalSize, findings }
 }
 
-async function readShard(folder: Folder, path: string): Promise<ReadonlyMap<string, StoredTensor>> {
+interface Shard {
+  readonly held: ReadonlyMap<string, StoredTensor>
+  /** Whether its metadata says `format`. */
+  readonly formatted: boolean
+}
+
+async function readShard(folder: Folder, path: string): Promise<Shard> {
   const source = await folder.open(path)
   try {
-    const { entries } = await readSafetensorsHeader(source)
-    return new Map(entries.map((entry) => [entry.name, read(entry, path, entry.offset) as StoredTensor]))
+    const { entries, metadata } = await readSafetensorsHeader(source)
+    const held = new Map(entries.map((entry) => [entry.name, read(entry, path, entry.offset) as StoredTensor]))
+    return { held, formatted: metadata.has('format') }
   } finally {
     await source.close()
   }
 }
 
-/** The shards that an index names, each with its tensors. */
-async function readIndex(folder: Folder, model: ModelFiles, index: string): Promise<Map<string, Set<string>>> {
+interface ShardIndex {
+  /** Each shard's tensors, by its path. */
+  readonly shards: ReadonlyMap<string, ReadonlySet<string>>
+  readonly totalSize: number | null
+}
+
+async function readIndex(folder: Folder, model: ModelFiles, index: string): Promise<ShardIndex> {
   const json = parseJsonObject(await readFile(folder, index, MAX_INDEX_BYTES), index)
   const map = json.get('weight_map')
   const broken = (why: string): AppError =>
@@ -120,7 +138,9 @@ async function readIndex(folder: Folder, model: ModelFiles, index: string): Prom
       hint: 'Download this shard into the folder: the model is incomplete without it.',
     })
   }
-  return shards
+  const metadata = json.get('metadata')
+  const total = isObject(metadata) ? metadata.get('total_size') : undefined
+  return { shards, totalSize: typeof total === 'number' ? total : null }
 }
 
 /**
