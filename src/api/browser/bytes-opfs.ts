@@ -29,6 +29,8 @@ interface SyncAccessHandle {
 /** One write call moves at most this much, so that a cancelled job does not wait for a slow disk. */
 const IO_BYTES = 16 * 2 ** 20
 
+const GIB = 2 ** 30
+
 const replacing = new Turns()
 
 /** Files being written by this worker, by their path in the private file system. */
@@ -70,7 +72,10 @@ class OpfsFolder implements OutputFolder {
 
   async freeBytes(): Promise<number | null> {
     const { quota, usage } = await navigator.storage.estimate()
-    return quota === undefined || usage === undefined ? null : Math.max(0, quota - usage)
+    if (quota === undefined || usage === undefined) return null
+    const free = Math.max(0, quota - usage)
+    // Chromium reports usage + min(10 GiB, the disk in whole GiB), whatever is free, so that sites learn nothing.
+    return free % GIB === 0 && free <= 10 * GIB && free > 0 ? null : free
   }
 
   async create(path: string, options: CreateOptions): Promise<Sink> {
@@ -252,16 +257,20 @@ class OpfsSink implements Sink {
   }
 }
 
-/** Chromium may return a short count on a full disk without throwing, so the count decides. */
+/**
+ * The count decides: on a full disk Chromium 156 throws nothing. It writes what fits and returns a short count, or the
+ * negative number of its error as an unsigned one (4294967288).
+ */
 function writeFully(handle: SyncAccessHandle, bytes: Uint8Array, position: number, file: string): void {
   for (let done = 0; done < bytes.length;) {
+    const rest = bytes.subarray(done)
     let count = 0
     try {
-      count = handle.write(bytes.subarray(done), { at: position + done })
+      count = handle.write(rest, { at: position + done })
     } catch (error) {
       throw domName(error) === 'QuotaExceededError' ? noSpace(file, error) : error
     }
-    if (count <= 0) throw noSpace(file, null)
+    if (count <= 0 || count > rest.length) throw noSpace(file, null)
     done += count
   }
 }

@@ -1,6 +1,7 @@
 import { openOpfs } from '../../../src/api/browser/bytes-opfs.ts'
 import type { OutputFolder } from '../../../src/core/bytes.ts'
-import { bytesCases, type BytesHarness } from '../../contracts/bytes-cases.ts'
+import { AppError } from '../../../src/core/errors.ts'
+import { bytesCases, pattern, type BytesHarness } from '../../contracts/bytes-cases.ts'
 import { allNames, putFile } from './opfs-tools.ts'
 
 /** Runs one case of the contract against the private file system: sync access handles exist in workers only. */
@@ -8,10 +9,31 @@ import { allNames, putFile } from './opfs-tools.ts'
 export type Request =
   | { readonly kind: 'case'; readonly name: string }
   | { readonly kind: 'interrupt'; readonly root: string; readonly path: string; readonly bytes: Uint8Array }
+  | { readonly kind: 'fill'; readonly root: string; readonly step: number; readonly most: number }
 
 export interface Reply {
   readonly skipped: string | null
   readonly failure: string | null
+  /** Of `fill`: the error's code, the bytes written before it, and those said to be free at first. */
+  readonly code?: string
+  readonly written?: number
+  readonly free?: number | null
+}
+
+/** Writes until it fails, or `most` bytes. */
+async function fill(root: string, step: number, most: number): Promise<Reply> {
+  const folder = await openOpfs(root, { prune: true })
+  const free = await folder.freeBytes()
+  const sink = await folder.create('a', { keep: 0 })
+  let written = 0
+  let code = 'none'
+  try {
+    for (; written < most; written += step) await sink.write(pattern(step), written)
+  } catch (error) {
+    code = error instanceof AppError ? error.code : String(error)
+  }
+  await sink.abort()
+  return { skipped: null, failure: null, code, written, free }
 }
 
 const kept: unknown[] = []
@@ -70,6 +92,7 @@ function makeHarness(id: string): BytesHarness {
 
 async function answer(request: Request): Promise<Reply> {
   try {
+    if (request.kind === 'fill') return await fill(request.root, request.step, request.most)
     if (request.kind === 'interrupt') {
       const sink = await (await openOpfs(request.root)).create(request.path, { keep: 0 })
       kept.push(sink)
