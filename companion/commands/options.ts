@@ -27,14 +27,14 @@ export const MACHINE_FLAGS: readonly FlagSpec[] = [
 const MAX_THREADS = 1024
 
 /** Devices of the design that this build has no kernels for yet. */
-const LATER_DEVICES = ['webgpu', 'native', 'cuda']
+const LATER_DEVICES: ReadonlySet<string> = new Set(['webgpu', 'native', 'cuda'])
 
 /** The API on a host as the flags ask for it. */
 export function apiFor(terminal: Terminal, flags: ReadonlyMap<string, string | true>): Api {
   const threads = flags.get('threads')
   const memory = flags.get('memory')
   const device = flags.get('device') ?? 'auto'
-  if (typeof device === 'string' && LATER_DEVICES.includes(device)) {
+  if (typeof device === 'string' && LATER_DEVICES.has(device)) {
     throw new AppError('unsupported', `The device ${device} has no kernels in this version`, {
       hint: 'Leave --device away: the CPU does everything.',
     })

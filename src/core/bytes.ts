@@ -70,7 +70,10 @@ export interface CreateOptions {
 
 /** A folder that can be written to. */
 export interface OutputFolder extends Folder {
-  /** Whether an unfinished file outlives the process, so that a job can resume inside it. */
+  /**
+   * Whether an unfinished file outlives the process, so that a job can resume inside it. If so, `open` finds one that
+   * no Sink holds under its path with {@link PART_SUFFIX} behind it.
+   */
   readonly resumable: boolean
   /** Bytes free; null where the host cannot say. */
   freeBytes(): Promise<number | null>

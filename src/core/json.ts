@@ -4,6 +4,8 @@ import { AppError } from './errors.ts'
 export type Json = null | boolean | number | string | readonly Json[] | JsonObject
 export type JsonObject = ReadonlyMap<string, Json>
 
+const DAMAGED = 'The file is damaged or was edited by hand: download it again.'
+
 /** Deeper than any real config or header; a hostile one could otherwise exhaust the stack. */
 const MAX_DEPTH = 64
 
@@ -128,10 +130,11 @@ export function parseJsonObject(bytes: Uint8Array, file: string): JsonObject {
     // a copy: TextDecoder refuses views of a SharedArrayBuffer in browsers
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(Uint8Array.from(bytes))
   } catch (cause) {
-    throw new AppError('malformed', `${file} is not UTF-8`, { where: { file }, cause })
+    throw new AppError('malformed', `${file} is not UTF-8 text`, { where: { file }, hint: DAMAGED, cause })
   }
   const json = parseJson(text, file)
-  if (!isObject(json)) throw new AppError('malformed', `${file} does not hold a JSON object`, { where: { file } })
+  if (!isObject(json))
+    throw new AppError('malformed', `${file} does not hold a JSON object`, { where: { file }, hint: DAMAGED })
   return json
 }
 

@@ -242,6 +242,13 @@ export class MemoryOutput extends MemoryFolder implements OutputFolder {
     this.#capacity = options.capacity ?? null
   }
 
+  /** Unfinished files too, under their temporary names. */
+  override async open(path: string): Promise<Source> {
+    const part = path.endsWith(PART_SUFFIX) ? this.#parts.get(path.slice(0, -PART_SUFFIX.length)) : undefined
+    if (part === undefined || !this.resumable) return super.open(path)
+    return new MemoryFolder({ [path]: part.content.view() }).open(path)
+  }
+
   async freeBytes(): Promise<number | null> {
     return this.#capacity === null ? null : Math.max(0, this.#capacity - this.#used())
   }

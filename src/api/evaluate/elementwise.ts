@@ -1,7 +1,7 @@
 import { bytesOf, dtypeInfo, elementCount, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Recipe } from '../../core/tensor.ts'
-import { elementRange, panelElements, stackBytes, type Evaluator, type Run } from './node.ts'
+import { elementRange, panelElements, sequenceBytes, stackBytes, type Evaluator, type Run } from './node.ts'
 
 /** The fault that a kernel found, before anyone knows which tensor it was computing. */
 export class BadElement extends Error {
@@ -92,11 +92,11 @@ export function affineEvaluator(
     info: recipe,
     elements: of.elements,
     quantum: of.quantum,
-    scratch(start, count) {
-      let held = 0
-      for (const operand of operands) held += operand.scratch(start, count)
-      return held + of.scratch(start, count)
-    },
+    scratch: (start, count) =>
+      sequenceBytes([
+        { kept: 0, scratch: of.scratch(start, count) },
+        ...operands.map((operand) => operand.memory(start, count)),
+      ]),
     reads: (start, count) =>
       operands.reduce((sum, operand) => sum + operand.reads(start, count), of.reads(start, count)),
     fill: (start, count, into, run) =>
@@ -118,7 +118,7 @@ export function affineEvaluator(
 export type Operand = number | Evaluator
 
 interface LoadedOperand {
-  scratch(start: number, count: number): number
+  memory(start: number, count: number): { kept: number; scratch: number }
   reads(start: number, count: number): number
   /** The value for the i-th element of the range. */
   load(start: number, count: number, run: Run): Promise<(i: number) => number>
@@ -127,7 +127,7 @@ interface LoadedOperand {
 function operandOf(operand: Operand, shape: readonly number[]): LoadedOperand {
   if (typeof operand === 'number') {
     const value = Math.fround(operand)
-    return { scratch: () => 0, reads: () => 0, load: async () => () => value }
+    return { memory: () => ({ kept: 0, scratch: 0 }), reads: () => 0, load: async () => () => value }
   }
   const whole = operand.elements !== elementCount(shape)
   if (whole && operand.elements > MAX_BROADCAST_ELEMENTS) {
@@ -135,9 +135,9 @@ function operandOf(operand: Operand, shape: readonly number[]): LoadedOperand {
   }
   const range = (start: number, count: number): [number, number] => (whole ? [0, operand.elements] : [start, count])
   return {
-    scratch(start, count) {
+    memory(start, count) {
       const [from, length] = range(start, count)
-      return stackBytes(length * 4) + operand.scratch(from, length)
+      return { kept: stackBytes(length * 4), scratch: operand.scratch(from, length) }
     },
     reads: (start, count) => operand.reads(...range(start, count)),
     async load(start, count, run) {

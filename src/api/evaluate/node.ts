@@ -86,3 +86,14 @@ export function elementRange(info: TensorInfo, buffer: Uint8Array, start: number
   const at = bytesOf(info.dtype, start)
   return buffer.subarray(at, at + bytesOf(info.dtype, count))
 }
+
+/** Stack for buffers that are taken one after the other and kept, each needing some more while it is filled. */
+export function sequenceBytes(steps: readonly { readonly kept: number; readonly scratch: number }[]): number {
+  let held = 0
+  let most = 0
+  for (const { kept, scratch } of steps) {
+    held += kept
+    most = Math.max(most, held + scratch)
+  }
+  return most
+}

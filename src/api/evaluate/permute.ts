@@ -34,7 +34,7 @@ export function permuteEvaluator(recipe: Recipe & { op: 'permute' }, of: Evaluat
   function scatter(input: Uint8Array, from: number, count: number, into: Uint8Array, start: number): void {
     const outCount = bytesToElements(recipe.dtype, into.length)
     const copy = copier(recipe.dtype, run, input, into)
-    const index = new Array<number>(inShape.length).fill(0)
+    const index = inShape.map(() => 0)
     const firstRun = from / run
     const runs = count / run
     let unitBase = Math.floor(from / unit) * (unit / run)

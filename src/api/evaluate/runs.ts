@@ -216,7 +216,7 @@ function* batches(info: TensorInfo, all: Iterable<Piece>): Generator<Batch> {
     }
     open.set(piece.input, { from: piece.from, end: piece.from + piece.count, used: piece.count, pieces: [piece] })
   }
-  for (const input of [...open.keys()]) {
+  for (const input of open.keys()) {
     const done = close(input)
     if (done !== null) yield done
   }

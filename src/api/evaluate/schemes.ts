@@ -3,7 +3,7 @@ import { AppError } from '../../core/errors.ts'
 import type { Producer, Recipe, TensorInfo } from '../../core/tensor.ts'
 import { dequantizeAffineGroups, quantizeAffineGroups } from '../../kernels/reference/affine-groups.ts'
 import { castInto } from './elementwise.ts'
-import { elementRange, stackBytes, type Evaluator, type Run } from './node.ts'
+import { elementRange, sequenceBytes, stackBytes, type Evaluator, type Run } from './node.ts'
 
 /** Several outputs computed together, group by group. */
 export interface ProducerEvaluator {
@@ -107,13 +107,14 @@ export function dequantizeEvaluator(
     return { first, groups: Math.ceil((start + count) / group) - first }
   }
   const { codes, scales, biases } = parts
-  const total = (
-    start: number,
-    count: number,
-    of: (part: Evaluator, from: number, length: number) => number,
-  ): number => {
+  /** The parts with the ranges of theirs that a range of the output takes. */
+  const ranges = (start: number, count: number): readonly (readonly [Evaluator, number, number])[] => {
     const { first, groups } = cover(start, count)
-    return of(codes, first * words, groups * words) + of(scales, first, groups) + of(biases, first, groups)
+    return [
+      [codes, first * words, groups * words],
+      [scales, first, groups],
+      [biases, first, groups],
+    ]
   }
   return {
     info: recipe,
@@ -121,11 +122,15 @@ export function dequantizeEvaluator(
     quantum: group,
     scratch(start, count) {
       const { groups } = cover(start, count)
+      const parts = ranges(start, count).map(([part, from, length]) => ({
+        kept: stackBytes(length * 4),
+        scratch: part.scratch(from, length),
+      }))
       const spill = groups * group === count ? 0 : stackBytes(groups * group * 4)
-      const held = stackBytes(groups * words * 4) + 2 * stackBytes(groups * 4)
-      return spill + held + total(start, count, (part, from, length) => part.scratch(from, length))
+      return sequenceBytes([{ kept: spill, scratch: 0 }, ...parts])
     },
-    reads: (start, count) => total(start, count, (part, from, length) => part.reads(from, length)),
+    reads: (start, count) =>
+      ranges(start, count).reduce((sum, [part, from, length]) => sum + part.reads(from, length), 0),
     fill: (start, count, into, run) =>
       run.stack.scope(async () => {
         const { first, groups } = cover(start, count)
