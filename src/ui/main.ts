@@ -11,7 +11,8 @@ import './style.css'
 const target = document.getElementById('app')
 if (target === null) throw new Error('index.html has no #app')
 
-const wire = connect()
+// ?threads=1 in the address limits the kernel threads: to measure, or to spare a machine.
+const wire = connect(Number(new URLSearchParams(location.search).get('threads') ?? 0) || 0)
 const session = new Session({ wire, records: createRecords(), shelf: createShelf(), allowed, pickFolder })
 const offline = new Offline()
 mount(App, { target, props: { session, offline } })

@@ -36,9 +36,23 @@ const session = new Session({
     remove: () => Promise.resolve(),
   },
   shelf: {
-    place: { kind: 'scratch', path: 'outputs' },
-    list: () => Promise.resolve(interrupted ? [{ path: 'main-Q8_0.gguf', size: 6_301_888 }] : []),
-    file: (path) => Promise.resolve(new File(['made up'], path)),
+    place: (name) => ({ kind: 'scratch', path: `outputs/${name}` }),
+    places: () => Promise.resolve([{ kind: 'scratch', path: 'outputs/Qwen3-4B Q4_K_M' }]),
+    list: () =>
+      Promise.resolve(
+        interrupted
+          ? [
+              {
+                place: { kind: 'scratch', path: 'outputs/main Q8_0' },
+                name: 'main-Q8_0.gguf',
+                size: 6_301_888,
+                files: ['main-Q8_0.gguf'],
+              },
+            ]
+          : [],
+      ),
+    download: () => Promise.resolve(),
+    copy: () => Promise.resolve(),
     remove: () => Promise.resolve(),
   },
   allowed: () => Promise.resolve(true),

@@ -1,10 +1,11 @@
 import * as Comlink from 'comlink'
+import type { WorkerSettings } from '../../api/browser/worker.ts'
 import { installTransferHandlers } from '../../api/transfer.ts'
 import type { Wire } from '../../api/wire.ts'
 import { AppError } from '../../core/errors.ts'
 
-/** Starts the worker that holds the API and every engine, and returns the wire to it. */
-export function connect(): Wire {
+/** Starts the worker that holds the API and every engine, and returns the wire to it. 0 threads: as many as suit. */
+export function connect(threads = 0): Wire {
   installTransferHandlers()
   const worker = new Worker(new URL('../../api/browser/worker.ts', import.meta.url), { type: 'module' })
   // A worker that died answers nothing: without this its calls would wait for ever.
@@ -18,6 +19,8 @@ export function connect(): Wire {
     })
   })
   lost.catch(() => undefined)
+  const settings: WorkerSettings = { threads }
+  worker.postMessage(settings)
   const remote = Comlink.wrap<Wire>(worker)
   const guard =
     <A extends unknown[], R>(call: (...args: A) => Promise<R>) =>

@@ -7,8 +7,10 @@ const RELOADED = 'modelconvert.reloaded-for-isolation'
 
 /** What the service worker and the browser offer: offline work, updates, installation, isolation. */
 export class Offline {
-  /** Everything is stored: the page works without a network from now on. */
+  /** Everything was stored just now. */
   ready = $state(false)
+  /** Everything is stored: the page works without a network. */
+  works = $state(false)
   /** A newer version waits. */
   update = $state(false)
   installable = $state(false)
@@ -34,6 +36,7 @@ export class Offline {
       sessionStorage.setItem(RELOADED, 'yes')
       this.ready = true
     }
+    this.works = !first
     container.addEventListener('controllerchange', () => {
       if (this.update) location.reload()
       else if (first) this.#isolate(idle)
@@ -49,7 +52,7 @@ export class Offline {
   #watch(worker: ServiceWorker | null, first: boolean): void {
     worker?.addEventListener('statechange', () => {
       if (worker.state === 'installed' && !first) this.#offer(worker)
-      if (worker.state === 'activated' && first) this.ready = true
+      if (worker.state === 'activated' && first) this.ready = this.works = true
     })
   }
 

@@ -1,9 +1,10 @@
 import type { Place } from '../../core/bytes.ts'
 import { AppError, type ErrorData } from '../../core/errors.ts'
 import type { Progress, Report } from '../../core/job.ts'
+import type { Finding } from '../../core/plan.ts'
 import type { ConvertRequest, DeviceInfo, Inspection, Interrupted, PlanSummary, Target, Wire } from '../../api/wire.ts'
 import { keepable, type JobRecord, type Records } from './records.ts'
-import type { Shelf, ShelfFile } from './shelf.ts'
+import type { ScratchPlace, Shelf, ShelfItem } from './shelf.ts'
 
 /** Which screen is shown. */
 export type Screen = 'start' | 'opening' | 'model' | 'job' | 'done' | 'failed'
@@ -21,6 +22,7 @@ export interface Model {
 /** A conversion that was interrupted, and what is remembered of it (null if nothing is). */
 export interface Unfinished {
   readonly job: Interrupted
+  readonly place: ScratchPlace
   readonly record: JobRecord | null
 }
 
@@ -33,6 +35,10 @@ export interface Failure {
 /** A finished conversion. */
 export interface Finished {
   readonly report: Report
+  /** The findings that are about the output, not the plan: how it was checked. */
+  readonly checks: readonly Finding[]
+  /** The others: what is worth knowing. */
+  readonly notes: readonly Finding[]
   readonly output: Place
   readonly title: string
   readonly modelName: string
@@ -69,8 +75,10 @@ export class Session {
   plan = $state.raw<PlanSummary | null>(null)
   planError = $state.raw<ErrorData | null>(null)
   progress = $state.raw<Progress | null>(null)
-  /** The verb that was asked for and has not taken effect yet. */
-  asked = $state<'pause' | 'resume' | 'cancel' | null>(null)
+  /** Whether the job was told to pause. What was in flight is still finished. */
+  paused = $state(false)
+  /** Whether it was told to cancel; it then cleans up. */
+  cancelling = $state(false)
   jobTitle = $state('')
   jobModel = $state('')
   finished = $state.raw<Finished | null>(null)
@@ -78,7 +86,7 @@ export class Session {
   /** One sentence on what just happened, shown and read out. */
   notice = $state('')
   unfinished = $state.raw<readonly Unfinished[]>([])
-  shelf = $state.raw<readonly ShelfFile[]>([])
+  shelf = $state.raw<readonly ShelfItem[]>([])
   devices = $state.raw<readonly DeviceInfo[]>([])
 
   readonly page: Page
@@ -130,16 +138,19 @@ export class Session {
   async refresh(): Promise<void> {
     const { wire, shelf, records } = this.page
     // Each is a convenience: a browser that keeps nothing still converts.
-    const [interrupted, remembered, files] = await Promise.all([
-      wire.interrupted(shelf.place).catch((): readonly Interrupted[] => []),
+    const [places, remembered, items] = await Promise.all([
+      shelf.places().catch((): readonly ScratchPlace[] => []),
       records.all().catch((): readonly JobRecord[] => []),
-      shelf.list().catch((): readonly ShelfFile[] => []),
+      shelf.list().catch((): readonly ShelfItem[] => []),
     ])
-    this.unfinished = interrupted.map((job) => ({
-      job,
-      record: remembered.find((record) => record.key === job.key) ?? null,
-    }))
-    this.shelf = files
+    const unfinished: Unfinished[] = []
+    for (const place of places) {
+      for (const job of await wire.interrupted(place).catch((): readonly Interrupted[] => [])) {
+        unfinished.push({ job, place, record: remembered.find((record) => record.key === job.key) ?? null })
+      }
+    }
+    this.unfinished = unfinished
+    this.shelf = items
   }
 
   /** Opens a model and looks what it can become. */
@@ -217,7 +228,7 @@ export class Session {
       input: model.place,
       target: target.format,
       options: target.options,
-      output: into ?? this.page.shelf.place,
+      output: into ?? this.page.shelf.place(`${model.inspection.name} ${target.title}`),
       name: null,
       // The browser's storage is ours: converting the same again replaces the earlier file.
       overwrite: overwrite || into === null,
@@ -245,7 +256,7 @@ export class Session {
   /** Removes what an interrupted conversion left. */
   async discard(unfinished: Unfinished): Promise<void> {
     try {
-      await this.page.wire.discard(this.page.shelf.place, unfinished.job.key)
+      await this.page.wire.discard(unfinished.place, unfinished.job.key)
       await this.page.records.remove(unfinished.job.key)
       this.notice = 'The unfinished conversion was removed.'
     } catch (error) {
@@ -260,7 +271,8 @@ export class Session {
     this.#request = request
     this.#key = null
     this.progress = null
-    this.asked = null
+    this.paused = false
+    this.cancelling = false
     this.jobTitle = title
     this.jobModel = modelName
     try {
@@ -279,8 +291,10 @@ export class Session {
       const id = await wire.start(request)
       this.#jobId = id
       for (;;) {
-        for (const event of await wire.next(id)) {
-          if (event.type === 'progress') this.#advance(event.progress)
+        const events = await wire.next(id)
+        if (events.length === 0) throw new AppError('internal', 'The conversion ended without a report')
+        for (const event of events) {
+          if (event.type === 'progress') this.progress = event.progress
           else if (event.type === 'done') return await this.#finish(event.report, request, plan)
           else if (event.type === 'failed') throw AppError.fromData(event.error)
         }
@@ -292,15 +306,13 @@ export class Session {
     }
   }
 
-  #advance(progress: Progress): void {
-    this.progress = progress
-    if (this.asked === 'pause' && progress.state === 'paused') this.asked = null
-    if (this.asked === 'resume' && progress.state === 'running') this.asked = null
-  }
-
   async #finish(report: Report, request: ConvertRequest, plan: PlanSummary): Promise<void> {
+    const known = new Set(plan.findings.map(({ code, message }) => `${code} ${message}`))
+    const isNote = ({ code, message }: Finding): boolean => known.has(`${code} ${message}`)
     this.finished = {
       report,
+      checks: report.findings.filter((finding) => !isNote(finding)),
+      notes: report.findings.filter(isNote),
       output: request.output,
       title: this.jobTitle,
       modelName: this.jobModel,
@@ -328,24 +340,22 @@ export class Session {
     if (this.#key !== null) await this.page.records.remove(this.#key).catch(() => undefined)
   }
 
-  async pause(): Promise<void> {
-    await this.#ask('pause', (id) => this.page.wire.pause(id))
-  }
-
-  async resume(): Promise<void> {
-    await this.#ask('resume', (id) => this.page.wire.resume(id))
-  }
-
-  async cancel(): Promise<void> {
-    await this.#ask('cancel', (id) => this.page.wire.cancel(id, { keep: false }))
-  }
-
-  async #ask(verb: 'pause' | 'resume' | 'cancel', call: (id: string) => Promise<void>): Promise<void> {
+  /** Pauses the job, or lets it go on. */
+  async pause(paused: boolean): Promise<void> {
+    const { wire } = this.page
     const id = this.#jobId
     if (id === null) return
-    this.asked = verb
+    this.paused = paused
     // A job that ended meanwhile has said so through its events.
-    await call(id).catch(() => (this.asked = null))
+    await (paused ? wire.pause(id) : wire.resume(id)).catch(() => undefined)
+  }
+
+  /** Stops the job and removes what it wrote. */
+  async cancel(): Promise<void> {
+    const id = this.#jobId
+    if (id === null) return
+    this.cancelling = true
+    await this.page.wire.cancel(id, { keep: false }).catch(() => undefined)
   }
 
   /** Does again what failed. Must run in a click. */

@@ -1,61 +1,86 @@
-import type { Place } from '../../core/bytes.ts'
 import { PART_SUFFIX } from '../../core/bytes.ts'
 import { AppError } from '../../core/errors.ts'
-import type { Shelf, ShelfFile } from './shelf.ts'
+import { folderName, type ScratchPlace, type Shelf, type ShelfItem } from './shelf.ts'
 
-/** The folder of the origin private file system that outputs are written to. */
+/** The folder of the origin private file system that outputs are written below. */
 const OUTPUTS = 'outputs'
+
+/** A download has taken hold of its blob long before this. */
+const REVOKE_MS = 60_000
+
+/** Copying and zipping are needed only once something is finished. */
+const save = (): Promise<typeof import('../../api/browser/save.ts')> => import('../../api/browser/save.ts')
 
 /** The shelf in the origin private file system, where a `scratch` place lies under its path. */
 export function createShelf(): Shelf {
-  const place: Place = { kind: 'scratch', path: OUTPUTS }
-  const folder = async (): Promise<FileSystemDirectoryHandle> => {
-    const root = await navigator.storage.getDirectory()
-    return await root.getDirectoryHandle(OUTPUTS, { create: true })
-  }
-  const remove = async (path: string): Promise<void> => {
-    await (await folder()).removeEntry(path).catch((error: unknown) => {
-      if (!(error instanceof DOMException && error.name === 'NotFoundError')) throw error
-    })
-  }
   return {
     place,
+    async places() {
+      return (await folders()).map(({ name }) => place(name))
+    },
     async list() {
-      const files: ShelfFile[] = []
-      for await (const [path, handle] of (await folder()).entries()) {
-        if (!(handle instanceof FileSystemFileHandle) || path.endsWith(PART_SUFFIX) || path.startsWith('.')) continue
-        files.push({ path, size: (await handle.getFile()).size })
+      const items: ShelfItem[] = []
+      for (const folder of await folders()) {
+        const files = await finished(folder, '')
+        const size = files.reduce((sum, file) => sum + file.size, 0)
+        const paths = files.map(({ path }) => path)
+        const name = paths.length === 1 ? (paths[0] ?? folder.name) : folder.name
+        if (paths.length > 0) items.push({ place: place(folder.name), name, size, files: paths })
       }
-      return files.sort((a, b) => a.path.localeCompare(b.path))
+      return items.sort((a, b) => a.name.localeCompare(b.name))
     },
-    async file(path) {
-      return await (await (await folder()).getFileHandle(path)).getFile()
+    async download({ path }, files) {
+      const { savedFile, savedZip } = await save()
+      const [only, ...others] = files
+      if (only === undefined) return
+      if (others.length > 0) handOver(await savedZip(path), `${path.split('/').at(-1) ?? OUTPUTS}.zip`)
+      else handOver(await savedFile(path, only), only)
     },
-    remove,
+    async copy({ path }, folder, options) {
+      if (folder.kind !== 'handle' || !(folder.handle instanceof FileSystemDirectoryHandle)) {
+        throw new AppError('output-denied', 'That is not a folder')
+      }
+      await (await save()).copySaved(path, folder.handle, options)
+    },
+    async remove({ path }) {
+      await (await save()).removeSaved(path)
+    },
   }
 }
 
-/** Hands a file to the browser's downloads. A file of OPFS is copied by the browser, disk to disk. */
-export function saveBlob(file: Blob, name: string): void {
-  const url = URL.createObjectURL(file)
+function place(name: string): ScratchPlace {
+  return { kind: 'scratch', path: `${OUTPUTS}/${folderName(name)}` }
+}
+
+async function folders(): Promise<readonly FileSystemDirectoryHandle[]> {
+  const root = await navigator.storage.getDirectory()
+  const outputs = await root.getDirectoryHandle(OUTPUTS, { create: true })
+  const found: FileSystemDirectoryHandle[] = []
+  for await (const handle of outputs.values()) {
+    if (handle instanceof FileSystemDirectoryHandle) found.push(handle)
+  }
+  return found
+}
+
+/** Files that have their final names; journals and unfinished ones do not count. */
+async function finished(folder: FileSystemDirectoryHandle, prefix: string): Promise<{ path: string; size: number }[]> {
+  const files: { path: string; size: number }[] = []
+  for await (const [name, handle] of folder.entries()) {
+    if (handle instanceof FileSystemDirectoryHandle) {
+      files.push(...(await finished(handle, `${prefix}${name}/`)))
+    } else if (handle instanceof FileSystemFileHandle && !name.startsWith('.') && !name.endsWith(PART_SUFFIX)) {
+      files.push({ path: prefix + name, size: (await handle.getFile()).size })
+    }
+  }
+  return files
+}
+
+/** Hands a blob to the browser's downloads, which copy a stored file from disk to disk. */
+function handOver(blob: Blob, name: string): void {
+  const url = URL.createObjectURL(blob)
   const link = document.createElement('a')
   link.href = url
   link.download = name
   link.click()
-  // The download holds the blob once it has started; a minute is ample for that.
-  setTimeout(() => URL.revokeObjectURL(url), 60_000)
-}
-
-/** Copies a file into a picked folder, streaming. The file appears there once it is whole. Throws `output-denied`. */
-export async function copyInto(folder: Place & { readonly kind: 'handle' }, name: string, file: Blob): Promise<void> {
-  if (!(folder.handle instanceof FileSystemDirectoryHandle)) throw new AppError('output-denied', 'That is no folder')
-  try {
-    const handle = await folder.handle.getFileHandle(name, { create: true })
-    await file.stream().pipeTo(await handle.createWritable())
-  } catch (error) {
-    throw AppError.from(error, 'output-denied', {
-      where: { file: name },
-      hint: 'Choose another folder, or download the file instead.',
-    })
-  }
+  setTimeout(() => URL.revokeObjectURL(url), REVOKE_MS)
 }
