@@ -27,7 +27,7 @@ export async function convert(host: Host, request: ConvertRequest, control: Cont
     const prepared = await prepare(host, request)
     throwIfAborted(control.signal)
     const output = await host.openOutput(request.output)
-    const lock = await host.lock(`convert-${prepared.key}`)
+    const lock = await host.lock(await lockName(host, request, prepared))
     if (lock === null) {
       throw new AppError('busy', 'This conversion is already running', {
         hint: 'Wait for it, or cancel it where it runs.',
@@ -41,6 +41,16 @@ export async function convert(host: Host, request: ConvertRequest, control: Cont
   } catch (error) {
     control.failed(AppError.from(error))
   }
+}
+
+/** One writer for a job at a place; the same conversion elsewhere is another matter. */
+async function lockName(host: Host, { output }: ConvertRequest, { key }: Prepared): Promise<string> {
+  const where = 'path' in output ? output.path : 'name' in output ? output.name : ''
+  const digest = await host.digest()
+  await digest.update(new TextEncoder().encode(`${key} ${output.kind} ${where}`))
+  const name = await digest.hex()
+  digest.close()
+  return `convert-${name}`
 }
 
 async function run(

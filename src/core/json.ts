@@ -19,6 +19,7 @@ export function parseJson(text: string, file: string): Json {
   const fail = (why: string): never => {
     throw new AppError('malformed', `${file} is not valid JSON: ${why} at character ${at}`, {
       where: { file, offset: at },
+      hint: DAMAGED,
     })
   }
   const skip = (): void => {
