@@ -92,8 +92,8 @@ export function normalizeConfig(raw: JsonObject, file: string, architecture: Arc
     throw reader.malformed(`sliding_window must be a whole number above 0, not ${window}`)
   }
   const { dtype, declared } = reader.dtype()
-  const className = isArray(raw.get('architectures')) ? (raw.get('architectures') as readonly Json[])[0] : undefined
-  const known = architecture.classNames.find((name) => name === className)
+  const listed = raw.get('architectures')
+  const known = architecture.classNames.find((name) => isArray(listed) && listed[0] === name)
   const config: ModelConfig = {
     modelType: reader.text('model_type') ?? architecture.modelTypes[0] ?? architecture.id,
     className: known ?? architecture.classNames[0] ?? architecture.id,

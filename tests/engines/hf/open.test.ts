@@ -349,7 +349,7 @@ describe('tensors', () => {
     const files = editWeights(tiny, (all) =>
       all
         .filter(({ name }) => name !== 'lm_head.weight')
-        .map((tensor) => ({ ...tensor, name: tensor.name.replace(/^model\./, '') })),
+        .map(({ name, dtype, shape, data }) => ({ name: name.replace(/^model\./, ''), dtype, shape, data })),
     )
     const base = edit(files, 'config.json', { architectures: ['LlamaModel'], tie_word_embeddings: true })
     const checkpoint = await openFiles(base)

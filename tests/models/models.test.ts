@@ -1,0 +1,137 @@
+import { describe, expect, it } from 'vitest'
+import type { ModelConfig } from '../../src/core/checkpoint.ts'
+import type { Json } from '../../src/core/json.ts'
+import { expectedTensors } from '../../src/models/architecture.ts'
+import { architectureFor, isKnownArchitecture, supportedClassNames } from '../../src/models/index.ts'
+
+const IDS = ['llama', 'mistral', 'qwen2', 'qwen3']
+
+// No two sizes alike, so that an axis in the wrong place shows.
+function config(id: string, changes: Partial<ModelConfig> = {}, raw: Record<string, Json> = {}): ModelConfig {
+  return {
+    modelType: id,
+    className: id,
+    hiddenSize: 7,
+    layers: 2,
+    intermediateSize: 11,
+    heads: 6,
+    kvHeads: 2,
+    headDim: 4,
+    vocabSize: 13,
+    contextLength: 17,
+    normEpsilon: 1e-6,
+    activation: 'silu',
+    rope: { theta: 10_000, scaling: { kind: 'none' } },
+    slidingWindow: null,
+    tied: false,
+    dtype: 'bf16',
+    bosId: null,
+    eosIds: [],
+    padId: null,
+    raw: new Map(Object.entries(raw)),
+    ...changes,
+  }
+}
+
+async function shapes(id: string, changes: Partial<ModelConfig> = {}, raw: Record<string, Json> = {}) {
+  const architecture = await architectureFor(id, 'config.json')
+  return Object.fromEntries(expectedTensors(architecture, config(id, changes, raw)).map(({ hf, shape }) => [hf, shape]))
+}
+
+const block = (index: number) => ({
+  [`model.layers.${index}.input_layernorm.weight`]: [7],
+  [`model.layers.${index}.self_attn.q_proj.weight`]: [24, 7],
+  [`model.layers.${index}.self_attn.k_proj.weight`]: [8, 7],
+  [`model.layers.${index}.self_attn.v_proj.weight`]: [8, 7],
+  [`model.layers.${index}.self_attn.o_proj.weight`]: [7, 24],
+  [`model.layers.${index}.post_attention_layernorm.weight`]: [7],
+  [`model.layers.${index}.mlp.gate_proj.weight`]: [11, 7],
+  [`model.layers.${index}.mlp.up_proj.weight`]: [11, 7],
+  [`model.layers.${index}.mlp.down_proj.weight`]: [7, 11],
+})
+const DENSE = {
+  'model.embed_tokens.weight': [13, 7],
+  ...block(0),
+  ...block(1),
+  'model.norm.weight': [7],
+  'lm_head.weight': [13, 7],
+}
+const perBlock = (make: (prefix: string) => Record<string, number[]>): Record<string, number[]> => ({
+  ...make('model.layers.0.'),
+  ...make('model.layers.1.'),
+})
+const qkv = perBlock((prefix) => ({
+  [`${prefix}self_attn.q_proj.bias`]: [24],
+  [`${prefix}self_attn.k_proj.bias`]: [8],
+  [`${prefix}self_attn.v_proj.bias`]: [8],
+}))
+
+describe('the tensors that a checkpoint must have', () => {
+  it('llama', async () => {
+    expect(await shapes('llama')).toEqual(DENSE)
+  })
+
+  it('llama with biases', async () => {
+    const output = perBlock((prefix) => ({ [`${prefix}self_attn.o_proj.bias`]: [7] }))
+    expect(await shapes('llama', {}, { attention_bias: true })).toEqual({ ...DENSE, ...qkv, ...output })
+    const mlp = perBlock((prefix) => ({
+      [`${prefix}mlp.gate_proj.bias`]: [11],
+      [`${prefix}mlp.up_proj.bias`]: [11],
+      [`${prefix}mlp.down_proj.bias`]: [7],
+    }))
+    expect(await shapes('llama', {}, { mlp_bias: true })).toEqual({ ...DENSE, ...mlp })
+  })
+
+  it('llama with a tied head', async () => {
+    const { 'lm_head.weight': _, ...rest } = DENSE
+    expect(await shapes('llama', { tied: true })).toEqual(rest)
+  })
+
+  it('mistral, which knows no biases', async () => {
+    expect(await shapes('mistral', {}, { attention_bias: true })).toEqual(DENSE)
+  })
+
+  it('qwen2, which always has three', async () => {
+    expect(await shapes('qwen2')).toEqual({ ...DENSE, ...qkv })
+    expect(await shapes('qwen2', {}, { attention_bias: false })).toEqual({ ...DENSE, ...qkv })
+  })
+
+  it('qwen3, with norms of queries and keys', async () => {
+    const norms = perBlock((prefix) => ({
+      [`${prefix}self_attn.q_norm.weight`]: [4],
+      [`${prefix}self_attn.k_norm.weight`]: [4],
+    }))
+    expect(await shapes('qwen3')).toEqual({ ...DENSE, ...norms })
+  })
+})
+
+describe.each(IDS)('the description of %s', (id) => {
+  it('has each role and name once, in the order of the model', async () => {
+    const architecture = await architectureFor(id, 'x')
+    const rows = expectedTensors(architecture, config(id))
+    expect(new Set(rows.map(({ role }) => role)).size).toBe(rows.length)
+    expect(new Set(rows.map(({ hf }) => hf)).size).toBe(rows.length)
+    expect(rows[0]!.role).toBe('embed.weight')
+    expect(rows.at(-1)!.role).toBe('lm_head.weight')
+    const blocks = rows.map(({ block: index }) => index)
+    expect(blocks).toEqual([null, ...blocks.slice(1, -2).toSorted((a, b) => a! - b!), null, null])
+    expect(rows.every(({ role, hf }) => !`${role}${hf}`.includes('{'))).toBe(true)
+  })
+
+  it('is found by all its names', async () => {
+    const architecture = await architectureFor(id, 'x')
+    expect(architecture.id).toBe(id)
+    for (const name of [...architecture.classNames, ...architecture.modelTypes, architecture.baseClassName]) {
+      expect(isKnownArchitecture(name)).toBe(true)
+      expect(await architectureFor(name, 'x')).toBe(architecture)
+    }
+    for (const name of architecture.classNames) expect(supportedClassNames()).toContain(name)
+  })
+
+  it('ignores rotary buffers, and no weight', async () => {
+    const architecture = await architectureFor(id, 'x')
+    const ignored = (name: string): boolean => architecture.ignored.some((pattern) => pattern.test(name))
+    expect(ignored('model.layers.0.self_attn.rotary_emb.inv_freq')).toBe(true)
+    expect(expectedTensors(architecture, config(id)).filter(({ hf }) => ignored(hf))).toEqual([])
+  })
+})
