@@ -36,6 +36,10 @@ const MAX_TENSORS = 2 ** 18
 /** Larger than any page; more would only make room to hide things in. */
 const MAX_ALIGNMENT = 2 ** 20
 
+/** A key of one letter with a boolean, and a tensor of one letter without axes: what each takes at least. */
+const LEAST_KEY_BYTES = 14
+const LEAST_TENSOR_BYTES = 25
+
 /** A tensor of a GGUF file. */
 export interface GgufTensor {
   readonly name: string
@@ -81,6 +85,7 @@ export async function readGguf(source: Source, signal?: AbortSignal): Promise<Gg
   await cursor.fill(16, 'the counts')
   const tensorCount = cursor.count(MAX_TENSORS, 'the number of tensors')
   const keyCount = cursor.count(MAX_KEYS, 'the number of metadata keys')
+  cursor.require(keyCount * LEAST_KEY_BYTES + tensorCount * LEAST_TENSOR_BYTES, 'the header')
   const metadata = await readMetadata(cursor, keyCount)
   const alignment = alignmentOf(metadata, cursor)
   const infos = await readTensorInfos(cursor, tensorCount)
