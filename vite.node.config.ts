@@ -6,6 +6,7 @@ import { defineConfig } from 'vite'
  */
 export default defineConfig(({ mode }) => ({
   publicDir: false,
+  logLevel: 'warn',
   build: {
     ssr: true,
     outDir: 'dist/node',
