@@ -283,8 +283,8 @@ describe('metadata', () => {
     const scaling = { kind: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalContext: 8192 } as const
     const factors = llama3Factors(500_000, scaling, 128)
     expect(factors).toHaveLength(64)
-    expect([...factors.subarray(0, 29)]).toEqual(new Array(29).fill(1))
-    expect([...factors.subarray(35)]).toEqual(new Array(29).fill(8))
+    expect([...factors.subarray(0, 29)]).toEqual(Array.from({ length: 29 }, () => 1))
+    expect([...factors.subarray(35)]).toEqual(Array.from({ length: 29 }, () => 8))
     // by NumPy in float32, the way of llama.cpp's converter; a step may round to the neighbour
     const between = [
       1.2074838876724243, 1.5534145832061768, 2.026313066482544, 2.6945300102233887, 3.684253215789795,
