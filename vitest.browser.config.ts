@@ -29,6 +29,8 @@ export default defineConfig({
   test: {
     include: ['tests/browser/unit/**/*.browser.test.ts'],
     testTimeout: 60_000,
+    // All files share one origin, its storage and its quota.
+    fileParallelism: false,
     browser: {
       enabled: true,
       headless: true,
