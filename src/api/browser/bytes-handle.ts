@@ -9,7 +9,18 @@ import {
 import { AppError, throwIfAborted } from '../../core/errors.ts'
 import { checkOffset, splitPath } from '../paths.ts'
 import { alreadyThere, busy, unwritten } from './errors.ts'
-import { isMovable, listHandles, locate, openHandle, orNull, removeFile, taken, Turns, writingTo } from './handles.ts'
+import {
+  isMovable,
+  listHandles,
+  locate,
+  openHandle,
+  orNull,
+  removeFile,
+  taken,
+  Turns,
+  unlocked,
+  writingTo,
+} from './handles.ts'
 
 /**
  * A folder of the user's, picked or dropped. `createWritable` writes to a swap file of the browser's and commits when
@@ -201,7 +212,7 @@ function openWritable(handle: FileSystemFileHandle): Promise<FileSystemWritableF
     keepExistingData: false,
     mode: 'exclusive',
   }
-  return handle.createWritable(options)
+  return unlocked(() => handle.createWritable(options))
 }
 
 /** Streams refuse views of shared memory. */
@@ -216,7 +227,7 @@ async function rename(folder: FileSystemDirectoryHandle, from: string, to: strin
   const part = await folder.getFileHandle(from)
   if (isMovable(part)) {
     try {
-      await part.move(to)
+      await unlocked(() => part.move(to))
       return
     } catch (error) {
       // Outside of the private file system renaming may be refused by itself; then a copy shows what is wrong.

@@ -9,7 +9,18 @@ import {
 import { AppError, throwIfAborted } from '../../core/errors.ts'
 import { checkOffset, splitPath } from '../paths.ts'
 import { alreadyThere, busy, domName, noSpace, unwritten } from './errors.ts'
-import { isMovable, listHandles, locate, openHandle, orNull, removeFile, taken, Turns, writingTo } from './handles.ts'
+import {
+  isMovable,
+  listHandles,
+  locate,
+  openHandle,
+  orNull,
+  removeFile,
+  taken,
+  Turns,
+  unlocked,
+  writingTo,
+} from './handles.ts'
 
 /**
  * The origin's private file system, in a worker. Unfinished files carry {@link PART_SUFFIX} and outlive the tab;
@@ -172,7 +183,7 @@ class OpfsFolder implements OutputFolder {
       )
     }
     const open = handle.createSyncAccessHandle as (this: FileSystemFileHandle) => Promise<SyncAccessHandle>
-    return open.call(handle)
+    return unlocked(() => open.call(handle))
   }
 
   async #rename(parts: readonly string[], path: string): Promise<void> {
@@ -185,7 +196,7 @@ class OpfsFolder implements OutputFolder {
         hint: 'Update the browser, or write into a folder of your own.',
       })
     }
-    await handle.move(splitPath(path).at(-1) ?? '')
+    await unlocked(() => handle.move(splitPath(path).at(-1) ?? ''))
   }
 
   async #removeParts(parts: readonly string[], prune: boolean): Promise<void> {

@@ -58,10 +58,31 @@ export async function taken({ folder, name }: Located): Promise<boolean> {
   }
 }
 
+/** How often, and after how many milliseconds, a file that is locked is tried again. */
+const UNLOCK_TRIES = 15
+const UNLOCK_MS = 20
+
+/**
+ * Runs a task, again while the file is locked: browsers let go of a file a moment after it was closed, aborted, or its
+ * worker died. A lock that lasts (another tab's) is thrown after a third of a second.
+ */
+export async function unlocked<T>(task: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await task()
+    } catch (error) {
+      if (domName(error) !== 'NoModificationAllowedError' || tries === UNLOCK_TRIES) throw error
+    }
+    await new Promise<void>((resolve) => {
+      setTimeout(resolve, UNLOCK_MS)
+    })
+  }
+}
+
 /** Removes a file; no error if there is none. */
 export async function removeFile({ folder, name }: Located): Promise<void> {
   try {
-    await folder?.removeEntry(name)
+    await unlocked(async () => folder?.removeEntry(name))
   } catch (error) {
     if (domName(error) !== 'NotFoundError') throw error
   }
