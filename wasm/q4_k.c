@@ -14,6 +14,8 @@
 #define BLOCK_BYTES 144
 #define SUB 32
 #define SUBS 8
+/* V8 unrolls short loops itself, and better than LLVM does for it. */
+#define UNROLL _Pragma("clang loop unroll_count(1)")
 #define LANES 16
 #define NV (LANES / VL)
 #define TOP 15.f
@@ -27,23 +29,32 @@
 #define MAX_MAGNITUDE 1e15f
 #define MAX_ROUNDED 4e6f
 /*
- * The closed-form error is off by at most this times (sum w x^2 + scale^2 sum w l^2 + min^2 sum w): sums of 32 products are
- * good to 34 units of 2^-24, the cross terms are bounded by Cauchy-Schwarz, and the exact error's own rounding adds 36.
- * 160 units in all. Below MIN_CERTAIN underflow would add to it.
+ * How far the closed-form error may be from the one that ggml adds up, in units of 2^-24. With q = sum w x^2 + scale^2 sum
+ * w l^2 + min^2 sum w, all terms of the closed form together are at most 3 q (Cauchy-Schwarz). Each sum of 32 products is
+ * good to 33 units of itself (99 q), its evaluation to 6 (18 q), and ggml's own differences add 18 q and 34 of the error
+ * itself. Below MIN_CERTAIN underflow would come on top.
  */
-#define ERROR_BOUND (160.f / 16777216.f)
+#define UNIT (1.f / 16777216.f)
+#define ERROR_BOUND (140.f * UNIT)
+#define ERROR_SHRINK (1.f - 64.f * UNIT)
 #define MIN_CERTAIN 1e-10f
 
+/* What belongs to one element of each lane; `above` is max(x - min, 0) for the current min. */
 typedef struct {
-  /* Element i of lane j at [i * LANES + j]. `above` is max(x - min, 0) for the current min. */
-  float x[SUB * LANES], weight[SUB * LANES], above[SUB * LANES], code[SUB * LANES];
+  float x[LANES], weight[LANES], above[LANES], code[LANES];
+} row;
+
+typedef struct {
+  row rows[SUB];
   float scale[LANES], min[LANES];
   /* What the codes of the best fit were made with. */
   float code_inverse[LANES], code_min[LANES];
   int32_t dead[LANES], slow[LANES];
 } search;
 
-#define AT(array, i, g) (*(fv *)((array) + (i) * LANES + (g) * VL))
+#define AT(array, g) (*(fv *)((array) + (g) * VL))
+/* The rows of vector g on, as if it were the first. */
+#define ROWS(k, g) ((row *)((k)->rows->x + (g) * VL))
 
 /* The search for one sub-block as ggml does it, for what the lanes cannot do. */
 static void search_one(const float *x, float *out_scale, float *out_min, uint8_t *codes) {
@@ -105,20 +116,20 @@ typedef struct {
 INLINE void fit_two(search *k, int g, const fv *inverse, const fv *min, sums *s, const int moved, const int capped) {
   sums a = {0}, b = {0};
   fv ia = inverse[g], ib = inverse[g + 1], ma = min[g], mb = min[g + 1];
-#pragma clang loop unroll_count(4)
-  for (int i = 0; i < SUB; i++) {
-    fv xa = AT(k->x, i, g), xb = AT(k->x, i, g + 1);
-    fv ua, ub;
+  UNROLL
+  for (row *p = ROWS(k, g), *end = p + SUB; p < end; p++) {
+    row *r = opaque(p);
+    fv xa = AT(r->x, 0), xb = AT(r->x, 1), ua, ub;
     if (moved) {
-      AT(k->above, i, g) = ua = vmax(xa - ma, (fv){0});
-      AT(k->above, i, g + 1) = ub = vmax(xb - mb, (fv){0});
+      AT(r->above, 0) = ua = vmax(xa - ma, (fv){0});
+      AT(r->above, 1) = ub = vmax(xb - mb, (fv){0});
     } else {
-      ua = AT(k->above, i, g), ub = AT(k->above, i, g + 1);
+      ua = AT(r->above, 0), ub = AT(r->above, 1);
     }
     fv la = nearest(ia * ua), lb = nearest(ib * ub);
     if (capped) la = vmin(la, splat(TOP)), lb = vmin(lb, splat(TOP));
-    AT(k->code, i, g) = la, AT(k->code, i, g + 1) = lb;
-    fv wa = AT(k->weight, i, g) * la, wb = AT(k->weight, i, g + 1) * lb;
+    AT(r->code, 0) = la, AT(r->code, 1) = lb;
+    fv wa = AT(r->weight, 0) * la, wb = AT(r->weight, 1) * lb;
     a.l += wa, b.l += wb;
     a.l2 += wa * la, b.l2 += wb * lb;
     a.xl += wa * xa, b.xl += wb * xb;
@@ -127,16 +138,30 @@ INLINE void fit_two(search *k, int g, const fv *inverse, const fv *min, sums *s,
 }
 
 /* The weighted square errors of two vectors under scale * code + min. */
-INLINE void errors_two(const search *k, int a, int b, const fv *scale, const fv *min, fv *error) {
+INLINE void errors_two(search *k, int a, int b, const fv *scale, const fv *min, fv *error) {
   fv ea = {0}, eb = {0}, sa = scale[a], sb = scale[b], ma = min[a], mb = min[b];
-#pragma clang loop unroll_count(4)
-  for (int i = 0; i < SUB; i++) {
-    fv da = sa * AT(k->code, i, a) + ma - AT(k->x, i, a);
-    fv db = sb * AT(k->code, i, b) + mb - AT(k->x, i, b);
-    ea += AT(k->weight, i, a) * (da * da);
-    eb += AT(k->weight, i, b) * (db * db);
+  const row *pa = ROWS(k, a), *pb = ROWS(k, b), *end = pa + SUB;
+  UNROLL
+  for (; pa < end; pa++, pb++) {
+    const row *ra = opaque(pa), *rb = opaque(pb);
+    fv da = sa * AT(ra->code, 0) + ma - AT(ra->x, 0), db = sb * AT(rb->code, 0) + mb - AT(rb->x, 0);
+    ea += AT(ra->weight, 0) * (da * da);
+    eb += AT(rb->weight, 0) * (db * db);
   }
   error[a] = ea, error[b] = eb;
+}
+
+/* The same for one vector. */
+INLINE void errors_one(search *k, int a, const fv *scale, const fv *min, fv *error) {
+  fv ea = {0}, sa = scale[a], ma = min[a];
+  const row *pa = ROWS(k, a), *end = pa + SUB;
+  UNROLL
+  for (; pa < end; pa++) {
+    const row *ra = opaque(pa);
+    fv da = sa * AT(ra->code, 0) + ma - AT(ra->x, 0);
+    ea += AT(ra->weight, 0) * (da * da);
+  }
+  error[a] = ea;
 }
 
 static void search_lanes(search *k) {
@@ -146,16 +171,17 @@ static void search_lanes(search *k) {
   int moved[NV / 2];
 
   for (int g = 0; g < NV; g++) {
-    fv sum = {0}, low = AT(k->x, 0, g), high = low;
-    for (int i = 0; i < SUB; i++) {
-      fv x = AT(k->x, i, g);
+    row *rows = ROWS(k, g), *end = rows + SUB;
+    fv sum = {0}, low = AT(rows->x, 0), high = low;
+    for (const row *r = rows; r < end; r++) {
+      fv x = AT(r->x, 0);
       sum += x * x;
       low = vmin(low, x), high = vmax(high, x);
     }
     fv rms = square_root(sum / (float)SUB), sw = {0}, sx = {0}, sxx = {0};
-    for (int i = 0; i < SUB; i++) {
-      fv x = AT(k->x, i, g), w = rms + vabs(x), wx = w * x;
-      AT(k->weight, i, g) = w;
+    for (row *r = rows; r < end; r++) {
+      fv x = AT(r->x, 0), w = rms + vabs(x), wx = w * x;
+      AT(r->weight, 0) = w;
       sw += w, sx += wx, sxx += wx * x;
     }
     fv magnitude = vmax(high, -low);
@@ -170,10 +196,10 @@ static void search_lanes(search *k) {
     inverse[g] = code_inverse[g] = TOP / range;
     scale[g] = 1.f / inverse[g];
     fv error = {0};
-    for (int i = 0; i < SUB; i++) {
-      fv x = AT(k->x, i, g), u = x - low, l = nearest(inverse[g] * u), diff = scale[g] * l + low - x;
-      AT(k->above, i, g) = u;
-      error += AT(k->weight, i, g) * (diff * diff);
+    for (row *r = rows; r < end; r++) {
+      fv x = AT(r->x, 0), u = x - low, l = nearest(inverse[g] * u), diff = scale[g] * l + low - x;
+      AT(r->above, 0) = u;
+      error += AT(r->weight, 0) * (diff * diff);
     }
     best[g] = error;
   }
@@ -206,13 +232,14 @@ static void search_lanes(search *k) {
       fit_scale[g] = fs, fit_min[g] = fm;
       valid[g] = (det > 0.f) & ~dead[g];
       /* Negated, so that a NaN leaves it open. */
-      iv open = valid[g] & (uncertain[g] | ~(closed - ERROR_BOUND * q >= best[g]));
+      iv open = valid[g] & (uncertain[g] | ~(closed * ERROR_SHRINK - ERROR_BOUND * q >= best[g]));
       todo[count] = g;
       count += vany(open);
     }
-    if (count & 1) todo[count] = todo[count - 1];
-    for (int t = 0; t < count; t += 2) errors_two(k, todo[t], todo[t + 1], fit_scale, fit_min, error);
-    for (int t = 0; t < count; t++) {
+    int t = 0;
+    for (; t + 2 <= count; t += 2) errors_two(k, todo[t], todo[t + 1], fit_scale, fit_min, error);
+    if (t < count) errors_one(k, todo[t], fit_scale, fit_min, error);
+    for (t = 0; t < count; t++) {
       int g = todo[t];
       iv better = valid[g] & (error[g] < best[g]);
       if (!vany(better)) continue;
@@ -228,10 +255,10 @@ static void search_lanes(search *k) {
     }
   }
   for (int g = 0; g < NV; g++) {
-    AT(k->scale, 0, g) = (fv)((iv)scale[g] & ~dead[g]);
-    AT(k->min, 0, g) = min[g];
-    AT(k->code_inverse, 0, g) = code_inverse[g];
-    AT(k->code_min, 0, g) = code_min[g];
+    AT(k->scale, g) = (fv)((iv)scale[g] & ~dead[g]);
+    AT(k->min, g) = min[g];
+    AT(k->code_inverse, g) = code_inverse[g];
+    AT(k->code_min, g) = code_min[g];
     *(iv *)(k->dead + g * VL) = dead[g];
     *(iv *)(k->slow + g * VL) = slow[g];
   }
@@ -241,14 +268,13 @@ static void search_lanes(search *k) {
 static uint32_t gather(search *k, int half, const float *x) {
   u4 magnitude = splatu(0);
   for (int j = 0; j < SUBS; j += 4) {
-    float *to = k->x + half * SUBS + j;
+    row *to = (row *)(k->rows->x + half * SUBS + j);
     for (int i = 0; i < SUB; i += 4) {
       const float *from = x + j * SUB + i;
       f4 a = load4(from), b = load4(from + SUB), c = load4(from + 2 * SUB), d = load4(from + 3 * SUB);
       magnitude = maxu4(magnitude, maxu4(maxu4((u4)abs4(a), (u4)abs4(b)), maxu4((u4)abs4(c), (u4)abs4(d))));
       transpose4(&a, &b, &c, &d);
-      store4(to + i * LANES, a), store4(to + (i + 1) * LANES, b);
-      store4(to + (i + 2) * LANES, c), store4(to + (i + 3) * LANES, d);
+      store4(to + i, a), store4(to + i + 1, b), store4(to + i + 2, c), store4(to + i + 3, d);
     }
   }
   uint32_t m = 0;

@@ -11,6 +11,8 @@
 #define BLOCK 256
 #define BLOCK_BYTES 210
 #define SUB 16
+/* V8 unrolls short loops itself, and better than LLVM does for it. */
+#define UNROLL _Pragma("clang loop unroll_count(1)")
 #define LANES 16
 #define NV (LANES / VL)
 #define RANGE 32.f
@@ -19,27 +21,40 @@
 /* Trial number i, of -9..9, is -(32 + 0.1 i) / max. From 5 on a code may round to -33 and must be capped. */
 #define TRIAL(i) (RANGE + 0.1f * (float)(i))
 #define FIRST_CAPPED 5
+#define TRIALS 18
+/* The trials in order: -9..-1, 1..9. */
+#define STEP(i) ((i) < 9 ? (i) - 9 : (i) - 8)
 #define AT_ONCE 3
+/* With a value of the other sign than max and more than this of its magnitude, a code may round to 32. */
+#define MIRROR_LIMIT (31.49f / 32.91f)
+
+/* What belongs to one element of each lane: the value, its square and its cube. */
+typedef struct {
+  float x[LANES], x2[LANES], x3[LANES], unused[LANES];
+} row;
 
 typedef struct {
-  /* Element i of lane j at [i * LANES + j]: the values, their squares and cubes. */
-  float x[SUB * LANES], x2[SUB * LANES], x3[SUB * LANES];
+  row rows[SUB];
   float scale[LANES];
   /* What the codes of the best fit were made with; 0 in lanes that count as zeros. */
   float code_inverse[LANES];
 } search;
 
-#define AT(array, i, g) (*(fv *)((array) + (i) * LANES + (g) * VL))
+#define AT(array, g) (*(fv *)((array) + (g) * VL))
+/* The rows of vector g on, as if it were the first. */
+#define ROWS(k, g) ((row *)((k)->rows->x + (g) * VL))
 
-/* The sums of w x l and w l^2 of vector g for some trials. `capped`: a code may come out as -33. */
-INLINE void fit(const search *k, int g, int trials, const fv *inverse, fv *lx, fv *l2, const int capped) {
+/* The sums of w x l and w l^2 of a vector for some trials. `mirror`, `capped`: a code may be 32, -33. */
+INLINE void fit(const row *rows, int trials, const fv *inverse, fv *lx, fv *l2, const int mirror, const int capped) {
   for (int t = 0; t < trials; t++) lx[t] = l2[t] = (fv){0};
-#pragma clang loop unroll_count(2)
-  for (int i = 0; i < SUB; i++) {
-    fv x = AT(k->x, i, g), x2 = AT(k->x2, i, g), x3 = AT(k->x3, i, g);
+  UNROLL
+  for (const row *p = rows, *end = p + SUB; p < end; p++) {
+    const row *r = opaque(p);
+    fv x = AT(r->x, 0), x2 = AT(r->x2, 0), x3 = AT(r->x3, 0);
 #pragma clang loop unroll(full)
     for (int t = 0; t < trials; t++) {
-      fv l = vmin(nearest(inverse[t] * x), splat(RANGE - 1.f));
+      fv l = nearest(inverse[t] * x);
+      if (mirror) l = vmin(l, splat(RANGE - 1.f));
       if (capped) l = vmax(l, splat(-RANGE));
       lx[t] += x3 * l;
       l2[t] += x2 * l * l;
@@ -49,28 +64,34 @@ INLINE void fit(const search *k, int g, int trials, const fv *inverse, fv *lx, f
 
 static void search_lanes(search *k) {
   for (int g = 0; g < NV; g++) {
-    fv magnitude = {0}, max = {0};
-    for (int i = 0; i < SUB; i++) {
-      fv x = AT(k->x, i, g), a = vabs(x);
+    fv magnitude = {0}, max = {0}, low = {0}, high = {0};
+    row *rows = ROWS(k, g);
+    for (row *r = rows; r < rows + SUB; r++) {
+      fv x = AT(r->x, 0), a = vabs(x);
       max = pick(magnitude < a, x, max);
       magnitude = vmax(magnitude, a);
+      low = vmin(low, x), high = vmax(high, x);
       fv x2 = x * x;
-      AT(k->x2, i, g) = x2, AT(k->x3, i, g) = x2 * x;
+      AT(r->x2, 0) = x2, AT(r->x3, 0) = x2 * x;
     }
     iv dead = magnitude < EPSILON;
+    int mirror = vany(~dead & (vmin(high, -low) > MIRROR_LIMIT * magnitude));
     fv inverse[AT_ONCE], lx[AT_ONCE], l2[AT_ONCE];
     fv code_inverse = inverse[0] = -RANGE / max;
-    fit(k, g, 1, inverse, lx, l2, 0);
+    fit(rows, 1, inverse, lx, l2, 1, 0);
     fv scale = lx[0] / l2[0];
     scale = (fv)((iv)scale & (l2[0] != 0.f));
     fv best = scale * lx[0];
 #pragma clang loop unroll(disable)
-    for (int step = -9; step <= 9; step += AT_ONCE) {
-      /* Six groups of three around the 0 in the middle. */
-      if (step == 0) step++;
-      for (int t = 0; t < AT_ONCE; t++) inverse[t] = -TRIAL(step + t) / max;
-      if (step + AT_ONCE > FIRST_CAPPED) fit(k, g, AT_ONCE, inverse, lx, l2, 1);
-      else fit(k, g, AT_ONCE, inverse, lx, l2, 0);
+    for (int i = 0; i < TRIALS; i += AT_ONCE) {
+      for (int t = 0; t < AT_ONCE; t++) inverse[t] = -TRIAL(STEP(i + t)) / max;
+      if (STEP(i + AT_ONCE - 1) < FIRST_CAPPED) {
+        if (mirror) fit(rows, AT_ONCE, inverse, lx, l2, 1, 0);
+        else fit(rows, AT_ONCE, inverse, lx, l2, 0, 0);
+      } else {
+        if (mirror) fit(rows, AT_ONCE, inverse, lx, l2, 1, 1);
+        else fit(rows, AT_ONCE, inverse, lx, l2, 0, 1);
+      }
       for (int t = 0; t < AT_ONCE; t++) {
         iv better = (l2[t] > 0.f) & (lx[t] * lx[t] > best * l2[t]);
         if (!vany(better)) continue;
@@ -79,8 +100,8 @@ static void search_lanes(search *k) {
         best = pick(better, scale * lx[t], best);
       }
     }
-    AT(k->scale, 0, g) = (fv)((iv)scale & ~dead);
-    AT(k->code_inverse, 0, g) = (fv)((iv)code_inverse & ~dead);
+    AT(k->scale, g) = (fv)((iv)scale & ~dead);
+    AT(k->code_inverse, g) = (fv)((iv)code_inverse & ~dead);
   }
 }
 
@@ -90,11 +111,11 @@ static uint32_t gather(search *k, const float *x) {
   for (int j = 0; j < LANES; j += 4) {
     for (int i = 0; i < SUB; i += 4) {
       const float *from = x + j * SUB + i;
-      float *to = k->x + i * LANES + j;
+      row *to = (row *)(k->rows[i].x + j);
       f4 a = load4(from), b = load4(from + SUB), c = load4(from + 2 * SUB), d = load4(from + 3 * SUB);
       magnitude = maxu4(magnitude, maxu4(maxu4((u4)abs4(a), (u4)abs4(b)), maxu4((u4)abs4(c), (u4)abs4(d))));
       transpose4(&a, &b, &c, &d);
-      store4(to, a), store4(to + LANES, b), store4(to + 2 * LANES, c), store4(to + 3 * LANES, d);
+      store4(to, a), store4(to + 1, b), store4(to + 2, c), store4(to + 3, d);
     }
   }
   uint32_t m = 0;
