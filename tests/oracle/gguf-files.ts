@@ -3,6 +3,8 @@ import os from 'node:os'
 import path from 'node:path'
 import { expect } from 'vitest'
 import { openPath } from '../../companion/bytes.ts'
+import { createNodeHost } from '../../companion/host.ts'
+import { createApi, type Api } from '../../src/api/api.ts'
 import type { Checkpoint } from '../../src/core/checkpoint.ts'
 import { elementCount, type DType } from '../../src/core/dtype.ts'
 import type { Plan } from '../../src/core/plan.ts'
@@ -31,6 +33,29 @@ export async function openModel(model: string): Promise<Checkpoint> {
 export async function planModel(model: string, quant: string): Promise<Plan> {
   if (gguf.convert === null) throw new Error('no writer')
   return gguf.convert(await openModel(model), { quant, pre: null }, new Map())
+}
+
+/** The product itself, as the command runs it. */
+export function productApi(): Api {
+  return createApi(createNodeHost({ threads: 2 }))
+}
+
+/** Converts a test model into `folder` by the product and returns the file's path. */
+export async function convertByProduct(api: Api, model: string, quant: string, folder: string): Promise<string> {
+  const control = api.start({
+    input: { kind: 'path', path: path.join(MODELS, model) },
+    target: 'gguf',
+    options: { quant },
+    output: { kind: 'path', path: folder },
+    name: `${model}-${quant}`,
+    overwrite: true,
+  })
+  for (;;) {
+    for (const event of await control.next()) {
+      if (event.type === 'failed') throw new Error(`${event.error.code}: ${event.error.message}`)
+      if (event.type === 'done') return path.join(folder, event.report.files[0]!.path)
+    }
+  }
 }
 
 /** Converts a test model into `folder` by the naive executor and returns the file's path. */

@@ -1,5 +1,14 @@
+import { readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { convertNaively, expectSameTensors, temporaryFolder, writeTwin } from './gguf-files.ts'
+import type { Api } from '../../src/api/api.ts'
+import {
+  convertByProduct,
+  convertNaively,
+  expectSameTensors,
+  productApi,
+  temporaryFolder,
+  writeTwin,
+} from './gguf-files.ts'
 import { judge, llamaQuantize, noLlama, type Judge } from './llama.ts'
 import { noModels, readReference } from './models.ts'
 
@@ -46,10 +55,17 @@ function divergence(p: Float64Array, q: Float64Array, columns: number): { kl: nu
 
 describe.skipIf(reason !== null)(`GGUF files as llama.cpp reads them${reason === null ? '' : ` (${reason})`}`, () => {
   let folder: Awaited<ReturnType<typeof temporaryFolder>>
+  let api: Api
   beforeAll(async () => {
     folder = await temporaryFolder()
+    api = productApi()
   })
-  afterAll(() => folder.remove())
+  afterAll(async () => {
+    await api.close()
+    await folder.remove()
+  })
+
+  const convert = (model: string, quant: string): Promise<string> => convertByProduct(api, model, quant, folder.path)
 
   async function withJudge<T>(file: string, use: (llama: Judge) => Promise<T>): Promise<T> {
     const llama = await judge(file)
@@ -62,7 +78,7 @@ describe.skipIf(reason !== null)(`GGUF files as llama.cpp reads them${reason ===
 
   describe.each(NAMES)('%s', (model) => {
     test('F32: the same tokens, log-probabilities within 1e-3, the same continuation', async () => {
-      const file = await convertNaively(model, 'f32', folder.path)
+      const file = await convert(model, 'f32')
       await withJudge(file, async (llama) => {
         for (const { text, ids, logits, greedy } of readReference(model)) {
           const found = logSoftmax(await llama.logits(ids), llama.vocabSize)
@@ -74,7 +90,7 @@ describe.skipIf(reason !== null)(`GGUF files as llama.cpp reads them${reason ===
     })
 
     test('F16: the same tokens, log-probabilities within 1e-2', async () => {
-      const file = await convertNaively(model, 'f16', folder.path)
+      const file = await convert(model, 'f16')
       await withJudge(file, async (llama) => {
         for (const { text, ids, logits } of readReference(model)) {
           const found = logSoftmax(await llama.logits(ids), llama.vocabSize)
@@ -87,7 +103,7 @@ describe.skipIf(reason !== null)(`GGUF files as llama.cpp reads them${reason ===
     test.each(['q8_0', 'q4_k_m'])(
       '%s: read as llama.cpp reads it, and close to its dequantised twin',
       async (quant) => {
-        const file = await convertNaively(model, quant, folder.path)
+        const file = await convert(model, quant)
         const twin = await writeTwin(file)
         const theirs = file.replace(/\.gguf$/, '-theirs.gguf')
         await llamaQuantize(file, theirs, 0)
@@ -109,5 +125,12 @@ describe.skipIf(reason !== null)(`GGUF files as llama.cpp reads them${reason ===
         expect(agreement).toBeGreaterThanOrEqual(0.95)
       },
     )
+  })
+
+  test.each(['llama-spm', 'llama3-tied', 'qwen2', 'qwen3'])('%s: the loop writes what the plan says', async (model) => {
+    for (const quant of ['f32', 'f16', 'bf16', 'q8_0', 'q4_0', 'q4_k_m']) {
+      const plainly = await readFile(await convertNaively(model, quant, folder.path))
+      expect((await readFile(await convert(model, quant))).equals(plainly), quant).toBe(true)
+    }
   })
 })

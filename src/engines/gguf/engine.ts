@@ -28,22 +28,24 @@ const OPTIONS: readonly OptionSpec[] = [
 /** Bytes of the magic and the version. */
 const PREFIX_BYTES = 8
 
-/** Whether the name is that of a part other than the first of a split model. */
-function isLaterPart(path: string): boolean {
-  const part = /-(\d{5})-of-\d{5}\.gguf$/i.exec(path)?.[1]
-  return part !== undefined && part !== '00001'
+/** Below that of a complete HuggingFace model: where both lie in one folder, the GGUF file was made from it. */
+const CONFIDENCE = 0.8
+
+/** The part's number in the name of a split model's file; 1 for a file that is whole. */
+function partOf(path: string): number {
+  return Number(/-(\d{5})-of-\d{5}\.gguf$/i.exec(path)?.[1] ?? 1)
 }
 
 async function detect(folder: Folder): Promise<Match | null> {
-  for (const { path, size } of await folder.list()) {
-    if (!path.toLowerCase().endsWith('.gguf') || isLaterPart(path) || size < PREFIX_BYTES) continue
+  const files = (await folder.list()).filter(({ path, size }) => /\.gguf$/i.test(path) && size >= PREFIX_BYTES)
+  for (const { path } of files.sort((a, b) => partOf(a.path) - partOf(b.path))) {
     const source = await folder.open(path)
     try {
       const prefix = new Uint8Array(PREFIX_BYTES)
       await source.read(0, prefix)
       if (!GGUF_MAGIC.every((byte, index) => prefix[index] === byte)) continue
       const version = new DataView(prefix.buffer).getUint32(4, true)
-      return { format: 'gguf', confidence: 1, because: `${path}, GGUF version ${version}`, entry: path }
+      return { format: 'gguf', confidence: CONFIDENCE, because: `${path}, GGUF version ${version}`, entry: path }
     } finally {
       await source.close()
     }

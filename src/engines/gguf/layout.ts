@@ -84,6 +84,11 @@ function placeTensors(
     const factors = llama3Factors(theta, scaling, config.headDim)
     placed.push({ name: ROPE_FREQS, recipe: literalF32([factors.length], factors) })
   }
+  if (config.headDim % 2 !== 0) {
+    throw new AppError('unsupported', `Heads of ${config.headDim} channels have no rotary pairs`, {
+      hint: 'Check head_dim, hidden_size and num_attention_heads in config.json.',
+    })
+  }
   const interleave = target.interleavedRotary && architecture.rotary === 'half'
   for (const { role } of expectedTensors(architecture, config)) {
     const source = checkpoint.tensors.get(role)
