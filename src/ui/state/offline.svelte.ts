@@ -42,8 +42,8 @@ export class Offline {
       else if (first) this.#isolate(idle)
     })
     // A host that forbids it (or a browser that blocks it) only costs offline work.
-    const registration = await container.register(url).catch(() => null)
-    if (registration === null) return
+    const registration: ServiceWorkerRegistration | null | undefined = await container.register(url).catch(() => null)
+    if (registration === null || registration === undefined) return
     if (registration.waiting !== null && !first) this.#offer(registration.waiting)
     registration.addEventListener('updatefound', () => this.#watch(registration.installing, first))
     this.#watch(registration.installing, first)

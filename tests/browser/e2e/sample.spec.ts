@@ -1,0 +1,87 @@
+import { existsSync } from 'node:fs'
+import { judge, noLlama } from '../../oracle/llama.ts'
+import { convert, download, expect, openSample, test, visit } from './page.ts'
+import { startPreview } from './serve.ts'
+
+test('the sample becomes a Q4_K_M file with the bytes that the command makes', async ({
+  open,
+  site,
+  folder,
+  reference,
+}) => {
+  const page = await visit(await open(), site.url)
+  expect(await page.evaluate(() => crossOriginIsolated)).toBe(true)
+  await openSample(page)
+  await expect(page.getByRole('radio', { name: /^Q4_K_M/ })).toBeChecked()
+  const shown = await convert(page)
+  const file = await download(page, folder)
+  expect(file.name).toBe('sample-Q4_K_M.gguf')
+  expect(file.sha256).toBe(shown)
+  expect(file.sha256).toBe(reference.sha256)
+
+  test.info().annotations.push({ type: 'llama.cpp', description: noLlama ?? 'loaded the file' })
+  if (noLlama === null) {
+    const llama = await judge(file.path)
+    try {
+      expect(llama.vocabSize).toBe(2048)
+      const ids = await llama.tokenize('The quick brown fox')
+      expect(ids.length).toBeGreaterThan(1)
+      const next = await llama.greedy(ids, 8)
+      expect(next.length).toBeGreaterThan(0)
+      for (const id of next) expect(id).toBeLessThan(2048)
+    } finally {
+      await llama.close()
+    }
+  }
+})
+
+test('after the first load it works without a network', async ({ open, folder, reference }) => {
+  const site = await startPreview()
+  const context = await open()
+  const page = await visit(context, site.url)
+  await expect(page.getByTestId('offline')).toBeVisible()
+  await site.close()
+  await context.setOffline(true)
+
+  await page.reload()
+  await expect(page.getByTestId('device')).toContainText('Runs on')
+  expect(await page.evaluate(() => crossOriginIsolated)).toBe(true)
+  await openSample(page)
+  expect(await convert(page)).toBe(reference.sha256)
+  const file = await download(page, folder)
+  expect(file.sha256).toBe(reference.sha256)
+
+  // What was made is still there after another cold start.
+  await page.goto(`${site.url}index.html`)
+  await expect(page.getByRole('heading', { name: 'Finished, kept in this browser' })).toBeVisible()
+  await page.getByRole('button', { name: /^Remove/ }).click()
+  await expect(page.getByRole('heading', { name: 'Finished, kept in this browser' })).toBeHidden()
+  expect(existsSync(file.path)).toBe(true)
+})
+
+test('one thread and several make the same bytes', async ({ open, site, reference }) => {
+  const context = await open()
+  for (const threads of [1, 3]) {
+    const page = await visit(context, `${site.url}?threads=${threads}`)
+    await expect(page.getByTestId('device')).toContainText(threads === 1 ? '1 thread' : `${threads} threads`)
+    await openSample(page)
+    expect(await convert(page), `${threads} threads`).toBe(reference.sha256)
+  }
+})
+
+test('the page can be installed', async ({ open, site }) => {
+  const page = await visit(await open(), site.url)
+  const href = await page.locator('link[rel=manifest]').getAttribute('href')
+  const manifest = (await (await page.request.get(new URL(href ?? '', site.url).href)).json()) as {
+    icons: { src: string; sizes: string; purpose?: string }[]
+    display: string
+  }
+  expect(manifest.display).toBe('standalone')
+  expect(manifest.icons.some((icon) => icon.purpose === 'maskable')).toBe(true)
+  for (const { src } of manifest.icons) {
+    expect((await page.request.get(new URL(src, site.url).href)).ok(), src).toBe(true)
+  }
+  const session = await page.context().newCDPSession(page)
+  const { installabilityErrors } = await session.send('Page.getInstallabilityErrors')
+  expect(installabilityErrors.map((error) => error.errorId).filter((id) => id !== 'in-incognito')).toEqual([])
+})
