@@ -126,23 +126,46 @@ export async function createPool(
   members = workers.map((worker) => ({ worker, running: new Map() }))
   for (const member of members) listen(member)
 
+  /**
+   * What aborts the jobs of a signal that wait in the queue: one listener, as a run has very many jobs. Those that a
+   * worker has are waited for: until then it writes into their buffers.
+   */
+  const watched = new Map<AbortSignal, { jobs: number; stop(): void }>()
+
+  function watch(signal: AbortSignal): void {
+    const known = watched.get(signal)
+    if (known !== undefined) {
+      known.jobs++
+      return
+    }
+    const stop = (): void => {
+      const dropped = queue.filter((pending) => pending.signal === signal)
+      queue = queue.filter((pending) => pending.signal !== signal)
+      for (const pending of dropped) pending.reject(new AppError('cancelled', 'The job was cancelled.'))
+    }
+    signal.addEventListener('abort', stop, { once: true })
+    watched.set(signal, { jobs: 1, stop })
+  }
+
+  function unwatch(signal: AbortSignal): void {
+    const known = watched.get(signal)
+    if (known === undefined || --known.jobs > 0) return
+    signal.removeEventListener('abort', known.stop)
+    watched.delete(signal)
+  }
+
   return {
     threads: workers.length,
     submit(job, signal) {
       return new Promise<number>((resolve, reject) => {
         if (fault !== null) throw fault
         throwIfAborted(signal)
-        const abort = (): void => {
-          // A job that a worker has is waited for: until then it writes into its buffers.
-          if (!queue.includes(pending)) return
-          queue = queue.filter((other) => other !== pending)
-          pending.reject(new AppError('cancelled', 'The job was cancelled.'))
-        }
-        const pending: Pending = {
+        if (signal !== undefined) watch(signal)
+        queue.push({
           job,
           signal,
           resolve(bad) {
-            signal?.removeEventListener('abort', abort)
+            if (signal !== undefined) unwatch(signal)
             try {
               throwIfAborted(signal)
               resolve(bad)
@@ -151,12 +174,10 @@ export async function createPool(
             }
           },
           reject(error) {
-            signal?.removeEventListener('abort', abort)
+            if (signal !== undefined) unwatch(signal)
             reject(error)
           },
-        }
-        signal?.addEventListener('abort', abort, { once: true })
-        queue.push(pending)
+        })
         pump()
       })
     },
