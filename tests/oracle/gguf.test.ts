@@ -10,9 +10,13 @@ import {
   writeTwin,
 } from './gguf-files.ts'
 import { judge, llamaQuantize, noLlama, type Judge } from './llama.ts'
-import { noModels, readReference } from './models.ts'
+import { evaluationText, noModels, readReference } from './models.ts'
 
 const NAMES = ['main', 'llama-spm', 'llama3-tied', 'mistral', 'qwen2', 'qwen3']
+
+/** Text that quantised files are measured on, beyond the prompts: as many windows of as many tokens. */
+const WINDOWS = 4
+const WINDOW = 128
 
 const reason = noLlama ?? noModels
 
@@ -116,6 +120,9 @@ describe.skipIf(reason !== null)(`GGUF files as llama.cpp reads them${reason ===
               rows.push(logSoftmax(await llama.logits(ids), llama.vocabSize))
               expect(await llama.tokenize(text)).toEqual(ids)
             }
+            const ids = await llama.tokenize(evaluationText().slice(0, WINDOWS * WINDOW * 8))
+            for (let i = 0; i < WINDOWS; i++)
+              rows.push(logSoftmax(await llama.logits(ids.slice(i * WINDOW, (i + 1) * WINDOW)), llama.vocabSize))
             return { columns: llama.vocabSize, rows }
           })
         const [quantised, exact] = [await read(file), await read(twin)]

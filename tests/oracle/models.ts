@@ -38,3 +38,8 @@ export function readReference(model: string): readonly Reference[] {
     }
   })
 }
+
+/** Plain text to measure on; ours to read where the models are. */
+export function evaluationText(): string {
+  return readFileSync(path.join(MODELS, '../text/eval.txt'), 'utf8')
+}
