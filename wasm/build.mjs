@@ -65,17 +65,27 @@ export async function buildKernels({ force = false } = {}) {
   const stamp = join(target, 'stamp')
   if (!force && (await readFile(stamp, 'utf8').catch(() => '')) === hash) return false
 
-  const { commands } = await import('@yowasp/clang')
-  const quiet = { fetchProgress: () => {}, stdout: () => {}, stderr: (bytes) => bytes && process.stderr.write(bytes) }
+  const { commands, runLLVM } = await import('@yowasp/clang')
+  // Loads the compiler without reporting how far it is.
+  await runLLVM(undefined, undefined, { fetchProgress: () => {} })
+  // The compiler's own error carries all files along, as text: what it printed says enough.
+  const run = async (tool, args, tree) => {
+    try {
+      return await commands[tool](args, tree, quiet)
+    } catch {
+      throw new Error(`${tool} failed`)
+    }
+  }
+  const quiet = { stdout: () => {}, stderr: (bytes) => bytes && process.stderr.write(bytes) }
   const units = Object.keys(files).filter((name) => name.endsWith('.c'))
   let tree = files
   for (const unit of units) {
-    tree = await commands.clang([...COMPILE, '-c', unit, '-o', unit.replace(/c$/, 'o')], tree, quiet)
+    tree = await run('clang', [...COMPILE, '-c', unit, '-o', unit.replace(/c$/, 'o')], tree)
   }
   await mkdir(target, { recursive: true })
-  for (const [name, flags] of [['shared', ['--shared-memory']], ['single', ['--no-shared-memory']]]) {
+  for (const [name, flags] of [['shared', ['--shared-memory']], ['single', []]]) {
     const objects = units.map((unit) => unit.replace(/c$/, 'o'))
-    const linked = await commands['wasm-ld']([...objects, ...LINK, ...(name === 'shared' ? flags : []), '-o', 'out.wasm'], tree, quiet)
+    const linked = await run('wasm-ld', [...objects, ...LINK, ...flags, '-o', 'out.wasm'], tree)
     refuseData(linked['out.wasm'])
     // Renamed into place: another process may be reading.
     const part = join(target, `${name}.${process.pid}.part`)

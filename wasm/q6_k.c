@@ -35,6 +35,7 @@ typedef struct {
 
 typedef struct {
   row rows[SUB];
+  fv inverse[AT_ONCE];
   float scale[LANES];
   /* What the codes of the best fit were made with; 0 in lanes that count as zeros. */
   float code_inverse[LANES];
@@ -62,6 +63,14 @@ INLINE void fit(const row *rows, int trials, const fv *inverse, fv *lx, fv *l2, 
   }
 }
 
+/*
+ * The divisions for some trials. They are made one round ahead, while the sums of the round before are added up, and are
+ * stored as volatile so that nobody moves them back to where they would be waited for.
+ */
+INLINE void start_trials(search *k, int first, fv max) {
+  for (int t = 0; t < AT_ONCE; t++) *(volatile fv *)&k->inverse[t] = -TRIAL(STEP(first + t)) / max;
+}
+
 static void search_lanes(search *k) {
   for (int g = 0; g < NV; g++) {
     fv magnitude = {0}, max = {0}, low = {0}, high = {0};
@@ -82,9 +91,11 @@ static void search_lanes(search *k) {
     fv scale = lx[0] / l2[0];
     scale = (fv)((iv)scale & (l2[0] != 0.f));
     fv best = scale * lx[0];
+    start_trials(k, 0, max);
 #pragma clang loop unroll(disable)
     for (int i = 0; i < TRIALS; i += AT_ONCE) {
-      for (int t = 0; t < AT_ONCE; t++) inverse[t] = -TRIAL(STEP(i + t)) / max;
+      for (int t = 0; t < AT_ONCE; t++) inverse[t] = k->inverse[t];
+      start_trials(k, i + AT_ONCE, max);
       if (STEP(i + AT_ONCE - 1) < FIRST_CAPPED) {
         if (mirror) fit(rows, AT_ONCE, inverse, lx, l2, 1, 0);
         else fit(rows, AT_ONCE, inverse, lx, l2, 0, 0);

@@ -28,13 +28,31 @@ interface Member {
   readonly running: Map<number, Pending>
 }
 
-/** Runs jobs in the calling thread. */
+/** Lets other tasks run, and with them an abort arrive. */
+function breathe(): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, 0)
+  })
+}
+
+/** Runs jobs in the calling thread: one at once, those that come meanwhile one a task. */
 export function createLocalExecutor(convert: (job: Job) => number): Executor {
+  let queued = 0
+  let last: Promise<unknown> = Promise.resolve()
   return {
     threads: 1,
-    async submit(job, signal) {
-      throwIfAborted(signal)
-      return convert(job)
+    submit(job, signal) {
+      const turn = queued++ === 0 ? Promise.resolve() : last.then(breathe)
+      const run = turn.then(() => {
+        try {
+          throwIfAborted(signal)
+          return convert(job)
+        } finally {
+          queued--
+        }
+      })
+      last = run.catch(() => {})
+      return run
     },
     close() {},
   }

@@ -1,0 +1,150 @@
+/*
+ * The WASM kernels against ggml's own C, one thread each, alternating in one run so that whatever else the machine does
+ * hits both; and how much two threads gain on a long job. `node tests/bench/kernels.mjs`, or `benchKernels()`.
+ */
+import { readFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
+import { libraryFolder } from '../oracle/library.mjs'
+import { loadGgml, TYPES } from '../oracle/ggml.mjs'
+
+const GENERATED = new URL('../../src/kernels/wasm/generated/', import.meta.url)
+/** `enum type` of wasm/kernels.h. */
+const CODES = { q8_0: 3, q4_0: 4, q5_0: 5, q4_k: 6, q6_k: 7 }
+/** How many times as fast as ggml a kernel must be, and should be. */
+const TARGETS = { q4_k: [4.5, 6], q6_k: [3.3, 5], q8_0: [4.5, 5], q4_0: [2.7, 3.5], q5_0: [null, null] }
+/** f32 input that, with its output, stays in the L2 cache: what is compared is arithmetic, not memory. */
+const ELEMENTS = 1 << 16
+const ROUNDS = 60
+/** Rounds before V8 has optimised the kernels. */
+const WARM_UP = 15
+/** A sample takes at least this long by ggml's clock. */
+const SAMPLE_MS = 4
+
+async function wasmModule(name) {
+  const text = await readFile(new URL(`${name}.ts`, GENERATED), 'utf8')
+  return WebAssembly.compile(Buffer.from(text.match(/'([^']+)'/)[1], 'base64'))
+}
+
+function weights(elements) {
+  const values = new Float32Array(elements)
+  let state = 1
+  const random = () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let word = Math.imul(state ^ (state >>> 15), state | 1)
+    word ^= word + Math.imul(word ^ (word >>> 7), word | 61)
+    return ((word ^ (word >>> 14)) >>> 0) / 2 ** 32
+  }
+  for (let i = 0; i < elements; i++) {
+    values[i] = 0.02 * Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random())
+  }
+  return values
+}
+
+const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1]
+
+function time(repeat, call) {
+  const started = performance.now()
+  for (let i = 0; i < repeat; i++) call()
+  return (performance.now() - started) / repeat
+}
+
+async function against(ggml, type) {
+  const values = weights(ELEMENTS)
+  const memory = new WebAssembly.Memory({ initial: 64 })
+  const { exports: kernels } = await WebAssembly.instantiate(await wasmModule('single'), { env: { memory } })
+  const input = (kernels.__heap_base.value + 63) & ~63
+  const output = input + ELEMENTS * 4
+  new Float32Array(memory.buffer, input, ELEMENTS).set(values)
+  const [, bytes, block] = TYPES[type]
+  const expected = new Uint8Array((ELEMENTS / block) * bytes)
+  const ours = () => kernels.convert(0, CODES[type], input, output, ELEMENTS)
+  const theirs = () => ggml.encode(type, values, expected)
+  const repeat = Math.max(1, Math.round(SAMPLE_MS / time(3, theirs)))
+  const samples = []
+  for (let round = 0; round < ROUNDS + WARM_UP; round++) {
+    const sample = [time(repeat * 4, ours), time(repeat, theirs)]
+    if (round >= WARM_UP) samples.push(sample)
+  }
+  if (Buffer.compare(new Uint8Array(memory.buffer, output, expected.length), expected) !== 0) {
+    throw new Error(`${type}: the bytes are not ggml's`)
+  }
+  const speed = (ms) => (ELEMENTS * 4) / ms / 1e3
+  const [floor, goal] = TARGETS[type]
+  return {
+    type,
+    oursMBs: Math.round(speed(median(samples.map(([own]) => own)))),
+    ggmlMBs: Math.round(speed(median(samples.map(([, other]) => other)))),
+    ratio: Number(median(samples.map(([own, other]) => other / own)).toFixed(2)),
+    floor,
+    goal,
+  }
+}
+
+/** The gain of two threads over one on a job of some seconds. */
+async function scaling(type) {
+  const module = await wasmModule('shared')
+  const memory = new WebAssembly.Memory({ initial: 512, maximum: 16384, shared: true })
+  const elements = 1 << 21
+  const base = 4 * 65536
+  new Float32Array(memory.buffer, base, elements).set(weights(elements))
+  const workers = await Promise.all(
+    [0, 1].map(async (i) => {
+      const worker = new Worker(fileURLToPath(import.meta.url), {
+        workerData: { module, memory, stackTop: (i + 2) * 65536, to: CODES[type], bytes: TYPES[type][1], block: TYPES[type][2] },
+      })
+      const answer = () => new Promise((resolve) => worker.once('message', resolve))
+      await answer()
+      return {
+        run: (start, count) => {
+          worker.postMessage({ input: base + start * 4, output: base + elements * 4 + (start / TYPES[type][2]) * TYPES[type][1], count })
+          return answer()
+        },
+        end: () => worker.terminate(),
+      }
+    }),
+  )
+  const timed = async (act) => {
+    const started = performance.now()
+    for (let i = 0; i < 4; i++) await act()
+    return performance.now() - started
+  }
+  const ratios = []
+  for (let round = 0; round < 5; round++) {
+    const one = await timed(() => workers[0].run(0, elements))
+    const two = await timed(() => Promise.all(workers.map(({ run }, i) => run((i * elements) / 2, elements / 2))))
+    if (round > 0) ratios.push(one / two)
+  }
+  await Promise.all(workers.map(({ end }) => end()))
+  return Number(median(ratios).toFixed(2))
+}
+
+/** Measures all types. Null with a reason on stderr where ggml is not installed. */
+export async function benchKernels() {
+  const { reason } = libraryFolder()
+  if (reason !== null) {
+    console.error(`kernels are not measured: ${reason}`)
+    return null
+  }
+  const ggml = loadGgml()
+  const types = []
+  for (const type of Object.keys(TARGETS)) types.push(await against(ggml, type))
+  return { types, twoThreads: { type: 'q4_k', gain: await scaling('q4_k') } }
+}
+
+async function serve() {
+  const { module, memory, stackTop, to } = workerData
+  const { exports: kernels } = await WebAssembly.instantiate(module, { env: { memory } })
+  kernels.__stack_pointer.value = stackTop
+  parentPort.on('message', ({ input, output, count }) => parentPort.postMessage(kernels.convert(0, to, input, output, count)))
+  parentPort.postMessage('ready')
+}
+
+if (!isMainThread && workerData?.stackTop !== undefined) await serve()
+else if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const result = await benchKernels()
+  if (result !== null) {
+    console.table(result.types)
+    console.log(`two threads over one, ${result.twoThreads.type}: ${result.twoThreads.gain}x`)
+  }
+}
