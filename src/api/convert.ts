@@ -98,7 +98,8 @@ async function run(
     await journal.remove()
   } catch (error) {
     const failure = AppError.from(error)
-    if (!isWorthKeeping(failure, control, output)) await discard(output, plan, journal, published)
+    const kept = journal.data.files.some(({ watermark }) => watermark > 0)
+    if (!kept || !isWorthKeeping(failure, control, output)) await discard(output, plan, journal, published)
     throw failure
   } finally {
     await inputs.close()

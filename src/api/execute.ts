@@ -44,10 +44,11 @@ export async function writeFile(
 ): Promise<WrittenFile & { readonly kept: number }> {
   const { start, digest } = await takeUp(run, file, output, journal)
   let sink: Sink | null = null
+  let checkpoints: Checkpoints | null = null
   try {
     sink = await output.create(file.path, { keep: start })
     if (sink.kept < start) throw new AppError('internal', `${file.path}: ${sink.kept} of ${start} bytes were kept`)
-    const checkpoints = new Checkpoints(run.host, journal, file, sink, start)
+    checkpoints = new Checkpoints(run.host, journal, file, sink, start)
     await writeTiles(run, file, sink, digest, start, checkpoints)
     await checkpoints.settle()
     await sink.close()
@@ -56,11 +57,10 @@ export async function writeFile(
     return { path: file.path, size: file.size, sha256, kept: start }
   } catch (error) {
     const failure = AppError.from(error)
-    if (sink !== null) {
-      // a crash would have left the same: what the last checkpoint vouches for is there when the job is taken up again
-      if (journal !== null && output.resumable && isResumable(failure, run.control)) await closeQuietly(sink)
-      else await sink.abort()
-    }
+    const keep = journal !== null && output.resumable && isResumable(failure, run.control)
+    // a crash would have left the same: what a checkpoint vouches for is there when the job is taken up again
+    if (sink !== null && keep && (await checkpoints?.last(digest)) === true) await closeQuietly(sink)
+    else await sink?.abort()
     throw failure
   } finally {
     digest.close()
@@ -179,6 +179,7 @@ async function writeTiles(
       const result = await head.result
       if ('error' in result) throw describe(result.error, tile, file)
       control.report({ item: tile.tensor?.name ?? file.path })
+      checkpoints.leave()
       await Promise.all([sink.write(result.bytes, tile.offset, stop.signal), digest.update(result.bytes)])
       flight.shift()
       pool.give(head.slab)
@@ -187,7 +188,7 @@ async function writeTiles(
         for (const held of holding.splice(0)) pool.give(held)
       }
       control.report({ bytesDone: base + tile.offset + tile.size })
-      if (tile.resumable) await checkpoints.offer(tile.offset + tile.size, digest, control.paused)
+      if (tile.resumable) await checkpoints.reach(tile.offset + tile.size, digest, control.paused)
     }
   } finally {
     stop.abort(new AppError('cancelled', 'The file is no longer written.'))
@@ -263,8 +264,10 @@ class Checkpoints {
   readonly #journal: Journal | null
   readonly #file: PlannedFile
   readonly #sink: Sink
-  #last: number
-  #lastAt: number
+  /** Up to where the file is complete and the digest has taken it in; null while a tile is being written. */
+  #position: number | null
+  #recorded: number
+  #recordedAt: number
   #running: Promise<void> | null = null
   #failure: unknown = null
 
@@ -273,31 +276,49 @@ class Checkpoints {
     this.#journal = journal
     this.#file = file
     this.#sink = sink
-    this.#last = start
-    this.#lastAt = host.now()
+    this.#position = start
+    this.#recorded = start
+    this.#recordedAt = host.now()
   }
 
-  /** The file is complete up to `position`: flush and record that, if it is worth it or `now` is asked for. */
-  async offer(position: number, digest: Digest, now: boolean): Promise<void> {
+  /** A tile is about to be written: for now file and digest may differ. */
+  leave(): void {
+    this.#position = null
+  }
+
+  /** The file is complete up to `position`: flush and record that beside the writing, if it is worth it or `now`. */
+  async reach(position: number, digest: Digest, now: boolean): Promise<void> {
+    this.#position = position
     if (this.#failure !== null) throw this.#failure
-    if (this.#journal === null || this.#running !== null || position === this.#last) return
-    const due = position - this.#last >= CHECKPOINT_BYTES || this.#host.now() - this.#lastAt >= CHECKPOINT_MS
-    if (!due && !now) return
-    this.#last = position
-    this.#lastAt = this.#host.now()
-    const sha256 = await digest.hex()
-    const { path, size } = this.#file
-    const save = async (): Promise<void> => {
-      try {
-        await this.#sink.flush()
-        await this.#journal?.record({ path, size, watermark: position, sha256 })
-      } catch (error) {
-        this.#failure = error
-      } finally {
-        this.#running = null
-      }
+    if (this.#journal === null || this.#running !== null || position === this.#recorded) return
+    const due = position - this.#recorded >= CHECKPOINT_BYTES || this.#host.now() - this.#recordedAt >= CHECKPOINT_MS
+    if (due || now) this.#running = this.#record(position, await digest.hex())
+  }
+
+  /** After a failure: records how far the file is, if that is known. Whether anything is there to be taken up again. */
+  async last(digest: Digest): Promise<boolean> {
+    try {
+      await this.#running
+      const position = this.#position
+      if (position !== null && position > this.#recorded) await this.#record(position, await digest.hex())
+    } catch {
+      // the failure that led here is the one to tell
     }
-    this.#running = save()
+    return (this.#journal?.file(this.#file.path)?.watermark ?? 0) > 0
+  }
+
+  async #record(watermark: number, sha256: string): Promise<void> {
+    this.#recorded = watermark
+    this.#recordedAt = this.#host.now()
+    const { path, size } = this.#file
+    try {
+      await this.#sink.flush()
+      await this.#journal?.record({ path, size, watermark, sha256 })
+    } catch (error) {
+      this.#failure = error
+    } finally {
+      this.#running = null
+    }
   }
 
   /** Waits for the checkpoint under way. */
