@@ -51,7 +51,7 @@ function time(repeat, call) {
 
 async function against(ggml, type) {
   const values = weights(ELEMENTS)
-  const memory = new WebAssembly.Memory({ initial: 64 })
+  const memory = new WebAssembly.Memory({ initial: 64, maximum: 16384 })
   const { exports: kernels } = await WebAssembly.instantiate(await wasmModule('single'), { env: { memory } })
   const input = (kernels.__heap_base.value + 63) & ~63
   const output = input + ELEMENTS * 4
