@@ -8,7 +8,8 @@ const WHOLE = new Intl.NumberFormat('en')
 export function formatBytes(bytes: number): string {
   let value = bytes
   let unit = 0
-  while (value >= 1000 && unit < UNITS.length - 1) {
+  // From here on three digits would round up to four.
+  while (value >= 999.5 && unit < UNITS.length - 1) {
     value /= 1024
     unit++
   }

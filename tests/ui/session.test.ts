@@ -1,0 +1,206 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { svelte } from '@sveltejs/vite-plugin-svelte'
+import { build } from 'vite'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import type { Wire } from '../../src/api/wire.ts'
+import type { JobRecord } from '../../src/ui/state/records.ts'
+import type { Page } from '../../src/ui/state/session.svelte.ts'
+import type { ScratchPlace } from '../../src/ui/state/shelf.ts'
+import type { Scenario } from './fake-wire.ts'
+
+// Runes are compiled: the state classes are bundled once, as the page would have them, without a DOM.
+let code: typeof import('./session-bundle.ts')
+const folder = mkdtempSync(path.join(tmpdir(), 'modelconvert-session-'))
+
+beforeAll(async () => {
+  const built = await build({
+    configFile: false,
+    publicDir: false,
+    logLevel: 'silent',
+    plugins: [svelte({ configFile: false })],
+    build: { ssr: path.join(import.meta.dirname, 'session-bundle.ts'), write: false, target: 'node20' },
+    ssr: { noExternal: true },
+  })
+  const [output] = Array.isArray(built) ? built : [built]
+  if (output === undefined || !('output' in output)) throw new Error('nothing was built')
+  for (const chunk of output.output) {
+    const body = chunk.type === 'chunk' ? chunk.code : chunk.source
+    writeFileSync(path.join(folder, chunk.fileName.replaceAll('/', '-').replace(/\.js$/, '.mjs')), body)
+  }
+  const entry = output.output.find((chunk) => chunk.type === 'chunk' && chunk.isEntry)
+  code = (await import(
+    /* @vite-ignore */ pathToFileURL(path.join(folder, (entry?.fileName ?? '').replace(/\.js$/, '.mjs'))).href
+  )) as typeof code
+}, 60_000)
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const SAMPLE = { kind: 'sample' } as const
+const scratch = (name: string): ScratchPlace => ({ kind: 'scratch', path: `outputs/${name}` })
+
+function setUp(scenario: Scenario = {}, change: Partial<Page> = {}, wires: Partial<Wire> = {}) {
+  const kept = new Map<string, JobRecord>()
+  const wire = { ...code.createFakeWire({ jobMs: 300, ...scenario }), ...wires }
+  const page: Page = {
+    wire,
+    records: {
+      all: async () => [...kept.values()],
+      put: async (record) => void kept.set(record.key, record),
+      remove: async (key) => void kept.delete(key),
+    },
+    shelf: {
+      place: scratch,
+      places: async () => [scratch('a')],
+      list: async () => [],
+      download: async () => undefined,
+      copy: async () => undefined,
+      remove: async () => undefined,
+    },
+    allowed: async () => true,
+    pickFolder: async () => ({ kind: 'handle', handle: null, name: 'picked' }),
+    ...change,
+  }
+  return { session: new code.Session(page), kept, wire }
+}
+
+test('opening a model preselects what is recommended and plans it', async () => {
+  const { session } = setUp()
+  await session.open(SAMPLE, 'the sample')
+  expect(session.screen).toBe('model')
+  expect(session.target?.title).toBe('Q4_K_M')
+  await vi.waitFor(() => expect(session.plan?.files[0]?.path).toContain('Q4_K_M'))
+})
+
+test('the newest dry run wins', async () => {
+  const { session } = setUp()
+  await session.open(SAMPLE, 'the sample')
+  const titles = session.model?.targets.map((target) => target.title) ?? []
+  session.choose(titles.indexOf('Q8_0'))
+  session.choose(titles.indexOf('Q4_0'))
+  expect(session.plan).toBeNull()
+  await vi.waitFor(() => expect(session.plan?.files[0]?.path).toContain('Q4_0'))
+})
+
+test('what does not fit says by how much', async () => {
+  const { session } = setUp()
+  await session.open(SAMPLE, 'the sample')
+  session.choose(session.model?.targets.findIndex((target) => target.title === 'F32') ?? -1)
+  await vi.waitFor(() => expect(session.plan).not.toBeNull())
+  expect(session.shortOf).toBe((session.plan?.writeBytes ?? 0) - 20_000_000_000)
+})
+
+test('a folder that is no model fails with what to do, and can be tried again', async () => {
+  const { session } = setUp({ fail: 'open' })
+  await session.open(SAMPLE, 'photos')
+  expect(session.screen).toBe('failed')
+  expect(session.failure).toMatchObject({ during: 'opening', error: { code: 'not-a-model' } })
+  expect(session.failure?.error.hint).toMatch(/config\.json/)
+  await session.retry()
+  expect(session.screen).toBe('failed')
+})
+
+test('a conversion is remembered while it runs and forgotten when it is done', async () => {
+  const { session, kept } = setUp()
+  await session.open(SAMPLE, 'the sample')
+  const run = session.convert()
+  await vi.waitFor(() => expect(kept.size).toBe(1))
+  expect([...kept.values()][0]).toMatchObject({ title: 'Q4_K_M', request: { input: SAMPLE, overwrite: true } })
+  await run
+  expect(session.screen).toBe('done')
+  expect(kept.size).toBe(0)
+  expect(session.finished?.checks.length).toBe(2)
+})
+
+test('File objects are not kept: a database would copy the whole model', async () => {
+  const { session, kept } = setUp()
+  await session.open({ kind: 'files', name: 'model', files: [] }, 'model')
+  const run = session.convert()
+  await vi.waitFor(() => expect([...kept.values()][0]?.request).toBeNull())
+  await run
+})
+
+test('cancelling returns to the model and forgets the job', async () => {
+  const { session, kept } = setUp({ jobMs: 60_000 })
+  await session.open(SAMPLE, 'the sample')
+  const run = session.convert()
+  await vi.waitFor(() => expect(session.progress).not.toBeNull())
+  await session.pause(true)
+  expect(session.paused).toBe(true)
+  session.reset()
+  expect(session.screen).toBe('job')
+  await session.cancel()
+  await run
+  expect(session.screen).toBe('model')
+  expect(session.notice).toMatch(/removed/)
+  expect(kept.size).toBe(0)
+})
+
+test('a failed conversion shows its error and keeps the record, to resume', async () => {
+  const { session, kept } = setUp({ fail: 'job' })
+  await session.open(SAMPLE, 'the sample')
+  await session.convert()
+  expect(session.failure).toMatchObject({ during: 'converting', error: { code: 'bad-weights' } })
+  expect(kept.size).toBe(1)
+  session.back()
+  expect(session.screen).toBe('model')
+})
+
+test('a job that ends without a word does not hang the page', async () => {
+  const { session } = setUp({}, {}, { next: async () => [] })
+  await session.open(SAMPLE, 'the sample')
+  await session.convert()
+  expect(session.failure?.error.code).toBe('internal')
+})
+
+test('into a folder: not overwritten unasked, replaced on request, permission asked', async () => {
+  const asked: string[] = []
+  const requests: boolean[] = []
+  const { session } = setUp({}, { allowed: async (place, mode) => asked.push(`${place.kind} ${mode}`) > 0 })
+  const { wire } = session.page
+  const start = wire.start.bind(wire)
+  Object.assign(wire, {
+    start: async (request: Parameters<Wire['start']>[0]) => {
+      requests.push(request.overwrite)
+      if (!request.overwrite) throw new code.AppError('output-exists', 'x.gguf is there already')
+      return start(request)
+    },
+  })
+  await session.open(SAMPLE, 'the sample')
+  session.aim('folder')
+  await session.convert()
+  expect(session.failure?.error.code).toBe('output-exists')
+  expect(asked).toEqual(['sample read', 'handle readwrite'])
+  await session.retry(true)
+  expect(session.screen).toBe('done')
+  expect(requests).toEqual([false, true])
+})
+
+test('without permission nothing starts', async () => {
+  const { session } = setUp({}, { allowed: async () => false })
+  await session.open(SAMPLE, 'the sample')
+  await session.convert()
+  expect(session.screen).toBe('model')
+  expect(session.notice).toMatch(/permission/)
+})
+
+test('an interrupted job is offered with what is known of it', async () => {
+  const { session, kept } = setUp({ interrupted: true })
+  await session.begin()
+  expect(session.unfinished).toMatchObject([{ record: null, job: { key: 'k0' } }])
+  kept.set('k0', {
+    key: 'k0',
+    title: 'Q4_K_M',
+    modelName: 'Qwen3-4B',
+    request: { input: SAMPLE, target: 'gguf', options: {}, output: scratch('a'), name: null, overwrite: true },
+    startedAt: 0,
+  })
+  await session.refresh()
+  const [job] = session.unfinished
+  if (job === undefined) throw new Error('it is not offered')
+  await session.takeUp(job)
+  expect(session.screen).toBe('done')
+  expect(session.finished?.modelName).toBe('Qwen3-4B')
+})
