@@ -63,12 +63,55 @@ export interface ModelConfig {
   /** The first is the one formats with room for one take. */
   readonly eosIds: readonly number[]
   readonly padId: number | null
+  /** Sparse experts; absent for a dense model. */
+  readonly experts?: ExpertsConfig
+  /** Attention scores `s` become `cap * tanh(s / cap)`; absent where they are not capped. */
+  readonly attentionSoftcap?: number
+  /** The same for logits. */
+  readonly logitSoftcap?: number
+  /** What attention scores are multiplied by, where it is not `1 / sqrt(headDim)`. */
+  readonly attentionScale?: number
+  /** What embeddings are multiplied by before the first block (muP models); 1 if absent. */
+  readonly embeddingScale?: number
+  /** What each block's two outputs are multiplied by before they are added (muP models); 1 if absent. */
+  readonly residualScale?: number
+  /** What logits are divided by (muP models); 1 if absent. */
+  readonly logitDivisor?: number
+  /** Segments that an encoder tells apart (BERT); absent where there are none. */
+  readonly tokenTypes?: number
+  /** Names of a classifier's classes, in order; absent where there is no such head. */
+  readonly labels?: readonly string[]
+  /** How an encoder makes one vector of a text, where the model says so; absent where it does not. */
+  readonly pooling?: 'mean' | 'cls' | 'last'
+  /** The second stack of an encoder-decoder; `layers` then counts the encoder's blocks. */
+  readonly decoder?: DecoderConfig
+  /** Relative positions by bucket (T5), and the distance from which on all share the last one. */
+  readonly relativePositions?: { readonly buckets: number; readonly maxDistance: number }
   /** The config as it was read, with every key that has no place above. */
   readonly raw: JsonObject
 }
 
+/** A block's MLP as many small ones, of which a router picks a few for each token. */
+export interface ExpertsConfig {
+  readonly count: number
+  /** Chosen for each token. */
+  readonly used: number
+  /** Width of each. */
+  readonly intermediateSize: number
+  /** Width of the one that every token passes through besides; absent if there is none. */
+  readonly sharedIntermediateSize?: number
+}
+
+export interface DecoderConfig {
+  readonly layers: number
+  /** The token that a decoder starts from. */
+  readonly startId: number
+}
+
 export interface RopeConfig {
   readonly theta: number
+  /** Channels of each head that turn, the first of them; all if absent. */
+  readonly dim?: number
   readonly scaling: RopeScaling
 }
 
@@ -89,6 +132,15 @@ export type RopeScaling =
       readonly betaFast: number | null
       readonly betaSlow: number | null
       readonly attentionFactor: number | null
+    }
+  | {
+      readonly kind: 'longrope'
+      /** Divisors of each frequency, [dim / 2], for texts within the original context, and for longer ones. */
+      readonly shortFactors: readonly number[]
+      readonly longFactors: readonly number[]
+      readonly originalContext: number
+      /** What queries and keys are multiplied by. */
+      readonly attentionFactor: number
     }
 
 export type TokenType = 'normal' | 'unknown' | 'control' | 'user' | 'unused' | 'byte'
