@@ -1,14 +1,9 @@
 import type { FileEntry, Folder } from '../../core/bytes.ts'
 import { AppError } from '../../core/errors.ts'
+import type { SafetensorsFiles } from '../containers/safetensors-files.ts'
 
 /** The weights of a model folder. Paths are within the model's own folder. */
 export type WeightFiles = SafetensorsFiles | RefusedWeights
-
-/** One file, or shards named by an index. */
-export interface SafetensorsFiles {
-  readonly kind: 'single' | 'index'
-  readonly path: string
-}
 
 /** Weights in a form that is known but not read. */
 export interface RefusedWeights {

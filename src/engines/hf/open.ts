@@ -3,10 +3,11 @@ import type { Checkpoint, ModelConfig } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
 import { isArray, parseJsonObject } from '../../core/json.ts'
 import { read, type Recipe } from '../../core/tensor.ts'
+import { readStoredWeights, type StoredWeights } from '../containers/safetensors-files.ts'
 import { architectureOf, normalizeConfig } from './config.ts'
 import { CONFIG_FILE, extraFiles, requireModel, type ModelFiles, type RefusedWeights } from './files.ts'
 import { readTokenizer } from './tokenizer.ts'
-import { assignRoles, readStoredWeights, type StoredWeights } from './weights.ts'
+import { assignRoles } from './weights.ts'
 
 /** Vision models list thousands of labels in theirs; none has more than a few MB. */
 export const MAX_CONFIG_BYTES = 1 << 24
