@@ -19,24 +19,47 @@ const MAX_PAGES = 16384
 const STACK_BYTES = 65536
 
 const COMPILE = [
-  '--target=wasm32', '-O3', '-msimd128', '-mbulk-memory', '-matomics', '-nostdlib', '-ffreestanding', '-fno-builtin-memset',
-  '-ffp-contract=off', '-fno-strict-aliasing', '-fno-math-errno', '-Wall', '-Wextra', '-Werror', '-std=c17',
+  '--target=wasm32',
+  '-O3',
+  '-msimd128',
+  '-mbulk-memory',
+  '-matomics',
+  '-nostdlib',
+  '-ffreestanding',
+  '-fno-builtin-memset',
+  '-ffp-contract=off',
+  '-fno-strict-aliasing',
+  '-fno-math-errno',
+  '-Wall',
+  '-Wextra',
+  '-Werror',
+  '-std=c17',
 ]
 const LINK = [
-  '--no-entry', '--import-memory', `--max-memory=${MAX_PAGES * 65536}`, '--export=__heap_base', '--export=__stack_pointer',
-  '--strip-all', '-z', `stack-size=${STACK_BYTES}`, '--stack-first',
+  '--no-entry',
+  '--import-memory',
+  `--max-memory=${MAX_PAGES * 65536}`,
+  '--export=__heap_base',
+  '--export=__stack_pointer',
+  '--strip-all',
+  '-z',
+  `stack-size=${STACK_BYTES}`,
+  '--stack-first',
 ]
 
 async function sources() {
   const names = (await readdir(here)).filter((name) => /\.[ch]$/.test(name)).toSorted()
-  return Object.fromEntries(await Promise.all(names.map(async (name) => [name, await readFile(join(here, name), 'utf8')])))
+  return Object.fromEntries(
+    await Promise.all(names.map(async (name) => [name, await readFile(join(here, name), 'utf8')])),
+  )
 }
 
 /** A data segment would need a start function and, if memory is shared, a lock: the kernels have none. */
 function refuseData(wasm) {
   const module = new WebAssembly.Module(wasm)
   const [imported] = WebAssembly.Module.imports(module)
-  if (imported?.kind !== 'memory' || WebAssembly.Module.imports(module).length !== 1) throw new Error('only memory may be imported')
+  if (imported?.kind !== 'memory' || WebAssembly.Module.imports(module).length !== 1)
+    throw new Error('only memory may be imported')
   let at = 8
   while (at < wasm.length) {
     const id = wasm[at++]
@@ -61,7 +84,9 @@ export async function buildKernels({ force = false } = {}) {
   const files = await sources()
   const own = await readFile(fileURLToPath(import.meta.url), 'utf8')
   const compiler = JSON.parse(await readFile(join(here, '../node_modules/@yowasp/clang/package.json'), 'utf8')).version
-  const hash = createHash('sha256').update(JSON.stringify([files, own, compiler])).digest('hex')
+  const hash = createHash('sha256')
+    .update(JSON.stringify([files, own, compiler]))
+    .digest('hex')
   const stamp = join(target, 'stamp')
   if (!force && (await readFile(stamp, 'utf8').catch(() => '')) === hash) return false
 
@@ -83,7 +108,10 @@ export async function buildKernels({ force = false } = {}) {
     tree = await run('clang', [...COMPILE, '-c', unit, '-o', unit.replace(/c$/, 'o')], tree)
   }
   await mkdir(target, { recursive: true })
-  for (const [name, flags] of [['shared', ['--shared-memory']], ['single', []]]) {
+  for (const [name, flags] of [
+    ['shared', ['--shared-memory']],
+    ['single', []],
+  ]) {
     const objects = units.map((unit) => unit.replace(/c$/, 'o'))
     const linked = await run('wasm-ld', [...objects, ...LINK, ...flags, '-o', 'out.wasm'], tree)
     refuseData(linked['out.wasm'])
@@ -99,5 +127,7 @@ export async function buildKernels({ force = false } = {}) {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const started = performance.now()
   const built = await buildKernels({ force: process.argv.includes('--force') })
-  console.log(built ? `kernels built in ${((performance.now() - started) / 1000).toFixed(1)} s` : 'kernels are up to date')
+  console.log(
+    built ? `kernels built in ${((performance.now() - started) / 1000).toFixed(1)} s` : 'kernels are up to date',
+  )
 }

@@ -91,13 +91,24 @@ async function scaling(type) {
   const workers = await Promise.all(
     [0, 1].map(async (i) => {
       const worker = new Worker(fileURLToPath(import.meta.url), {
-        workerData: { module, memory, stackTop: (i + 2) * 65536, to: CODES[type], bytes: TYPES[type][1], block: TYPES[type][2] },
+        workerData: {
+          module,
+          memory,
+          stackTop: (i + 2) * 65536,
+          to: CODES[type],
+          bytes: TYPES[type][1],
+          block: TYPES[type][2],
+        },
       })
       const answer = () => new Promise((resolve) => worker.once('message', resolve))
       await answer()
       return {
         run: (start, count) => {
-          worker.postMessage({ input: base + start * 4, output: base + elements * 4 + (start / TYPES[type][2]) * TYPES[type][1], count })
+          worker.postMessage({
+            input: base + start * 4,
+            output: base + elements * 4 + (start / TYPES[type][2]) * TYPES[type][1],
+            count,
+          })
           return answer()
         },
         end: () => worker.terminate(),
@@ -136,7 +147,9 @@ async function serve() {
   const { module, memory, stackTop, to } = workerData
   const { exports: kernels } = await WebAssembly.instantiate(module, { env: { memory } })
   kernels.__stack_pointer.value = stackTop
-  parentPort.on('message', ({ input, output, count }) => parentPort.postMessage(kernels.convert(0, to, input, output, count)))
+  parentPort.on('message', ({ input, output, count }) =>
+    parentPort.postMessage(kernels.convert(0, to, input, output, count)),
+  )
   parentPort.postMessage('ready')
 }
 

@@ -17,7 +17,9 @@ afterEach(async () => {
 })
 
 /** A worker that comes up and then does what a test wants. */
-function fakeWorker(run: (reply: (message: FromWorker) => void, fail: (error: unknown) => void, id: number) => void): WorkerLike {
+function fakeWorker(
+  run: (reply: (message: FromWorker) => void, fail: (error: unknown) => void, id: number) => void,
+): WorkerLike {
   let reply: (message: FromWorker) => void = () => {}
   let fail: (error: unknown) => void = () => {}
   return {
@@ -44,7 +46,9 @@ describe('runs', () => {
       const seen = output.slice()
       await new Promise((resolve) => setTimeout(resolve, 20))
       expect(Buffer.compare(output, seen)).toBe(0)
-      await expect(backend.prepare(Q4_K).run(input, output, 256, controller.signal)).rejects.toMatchObject({ code: 'cancelled' })
+      await expect(backend.prepare(Q4_K).run(input, output, 256, controller.signal)).rejects.toMatchObject({
+        code: 'cancelled',
+      })
       // The backend is none the worse for it.
       expect(await backend.prepare(Q4_K).run(input, output, 256)).toEqual({ bad: null })
     }
@@ -53,19 +57,29 @@ describe('runs', () => {
   test('a closed backend rejects what it was given and what it is given', async () => {
     const backend = await pool(1)
     const elements = 1 << 21
-    const running = backend.prepare(Q4_K).run(new Uint8Array(elements * 4), new Uint8Array((elements / 256) * 144), elements)
+    const running = backend
+      .prepare(Q4_K)
+      .run(new Uint8Array(elements * 4), new Uint8Array((elements / 256) * 144), elements)
     const settled = expect(running).rejects.toBeInstanceOf(AppError)
     await backend.close()
     await settled
-    await expect(backend.prepare(Q4_K).run(new Uint8Array(1024), new Uint8Array(144), 256)).rejects.toBeInstanceOf(AppError)
+    await expect(backend.prepare(Q4_K).run(new Uint8Array(1024), new Uint8Array(144), 256)).rejects.toBeInstanceOf(
+      AppError,
+    )
   })
 
   test('elements that are not whole blocks, small buffers and unknown ops are refused', async () => {
     for (const backend of [reference, await pool(0)]) {
       const kernel = backend.prepare(Q4_K)
-      await expect(kernel.run(new Uint8Array(1024), new Uint8Array(144), 255)).rejects.toMatchObject({ code: 'internal' })
-      await expect(kernel.run(new Uint8Array(1023), new Uint8Array(144), 256)).rejects.toMatchObject({ code: 'internal' })
-      await expect(kernel.run(new Uint8Array(1024), new Uint8Array(143), 256)).rejects.toMatchObject({ code: 'internal' })
+      await expect(kernel.run(new Uint8Array(1024), new Uint8Array(144), 255)).rejects.toMatchObject({
+        code: 'internal',
+      })
+      await expect(kernel.run(new Uint8Array(1023), new Uint8Array(144), 256)).rejects.toMatchObject({
+        code: 'internal',
+      })
+      await expect(kernel.run(new Uint8Array(1024), new Uint8Array(143), 256)).rejects.toMatchObject({
+        code: 'internal',
+      })
       const impossible: KernelOp = { kind: 'cast', from: 'q4_k', to: 'q8_0' }
       expect(backend.speed(impossible)).toBe(0)
       expect(() => backend.prepare(impossible)).toThrow(expect.objectContaining({ code: 'unsupported' }))
@@ -87,7 +101,10 @@ describe('workers', () => {
     const cases = [
       { spawn: () => broken, threads: 2, shared: false },
       { spawn: null, threads: 2 },
-      { spawn: () => ({ ...broken, post: () => {}, onError: (cb: (e: unknown) => void) => cb(new Error('no')) }), threads: 2 },
+      {
+        spawn: () => ({ ...broken, post: () => {}, onError: (cb: (e: unknown) => void) => cb(new Error('no')) }),
+        threads: 2,
+      },
     ]
     for (const options of cases) {
       const backend = await createWasmBackend(options)
@@ -101,7 +118,9 @@ describe('workers', () => {
     let born = 0
     const spawn = (): WorkerLike => {
       const deadly = born++ === 0
-      return fakeWorker((reply, fail, id) => (deadly ? fail(new Error('out of memory')) : reply({ kind: 'done', id, bad: -1 })))
+      return fakeWorker((reply, fail, id) =>
+        deadly ? fail(new Error('out of memory')) : reply({ kind: 'done', id, bad: -1 }),
+      )
     }
     const backend = await createWasmBackend({ spawn, threads: 2 })
     const run = () => backend.prepare(Q4_K).run(new Uint8Array(1024), new Uint8Array(144), 256)
@@ -118,7 +137,9 @@ describe('dispatch', () => {
     const fallback = chooseBackend([fast, reference], Q4_K, refused)
     expect(fallback.backend).toBe(reference)
     expect(fallback.reason).toContain('byte 3 is 1')
-    expect(chooseBackend([fast, reference], { kind: 'cast', from: 'f64', to: 'f32' }).reason).toContain('cannot do f64 -> f32')
+    expect(chooseBackend([fast, reference], { kind: 'cast', from: 'f64', to: 'f32' }).reason).toContain(
+      'cannot do f64 -> f32',
+    )
     expect(chooseBackend([{ ...fast, exact: () => false }, reference], Q4_K).reason).toContain('not exact')
     expect(() => chooseBackend([fast], { kind: 'cast', from: 'f64', to: 'f32' })).toThrow(
       expect.objectContaining({ code: 'unsupported' }),

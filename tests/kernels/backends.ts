@@ -43,7 +43,13 @@ export async function run(
 }
 
 /** Converts what must convert. */
-export async function convert(backend: Backend, from: DType, to: DType, input: Uint8Array, elements: number): Promise<Uint8Array> {
+export async function convert(
+  backend: Backend,
+  from: DType,
+  to: DType,
+  input: Uint8Array,
+  elements: number,
+): Promise<Uint8Array> {
   const { bad, output } = await run(backend, from, to, input, elements)
   expect(bad).toBeNull()
   return output

@@ -34,7 +34,7 @@ const MAKERS: Readonly<Record<string, Make>> = {
   'all-positive': (g) => Math.abs(g),
   'sparse, zeros of both signs': (g, random) => (random() < 0.85 ? (random() < 0.5 ? 0 : -0) : g),
   subnormal: (g) => g * 1e-40,
-  'mixed scale': (g, random, i) => g * 10 ** (((i >> 5) * 7) % 9 - 6 + random()),
+  'mixed scale': (g, random, i) => g * 10 ** ((((i >> 5) * 7) % 9) - 6 + random()),
   ties: (g) => Math.round(g * 4) / 4,
   'near-constant': (g, _, i) => (i & 512 ? -1 : 1) * (1 + g * 1e-6),
   // beyond the specification's ten

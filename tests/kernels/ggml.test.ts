@@ -57,7 +57,11 @@ describe.skipIf(noGgml !== null)('bytes equal to ggml', () => {
         const halves = await ggml.encode(type, values)
         const floats = bytesView(await ggml.decode(type, halves))
         for (const [label, backend] of backends) {
-          expectSameBytes(await convert(backend, 'f32', type, bytesView(values), ELEMENTS), halves, `${label}: f32 -> ${type}`)
+          expectSameBytes(
+            await convert(backend, 'f32', type, bytesView(values), ELEMENTS),
+            halves,
+            `${label}: f32 -> ${type}`,
+          )
           expectSameBytes(await convert(backend, type, 'f32', halves, ELEMENTS), floats, `${label}: ${type} -> f32`)
         }
       }
@@ -86,27 +90,34 @@ describe.skipIf(noGgml !== null)('bytes equal to ggml', () => {
       const usable = near.filter((value) => Number.isFinite(value))
       const want = await ggml.encode(type, usable)
       for (const [label, backend] of backends) {
-        expectSameBytes(await convert(backend, 'f32', type, bytesView(usable), usable.length), want, `${label}: f32 -> ${type}`)
+        expectSameBytes(
+          await convert(backend, 'f32', type, bytesView(usable), usable.length),
+          want,
+          `${label}: f32 -> ${type}`,
+        )
       }
     }
   })
 
-  test.skipIf(noModels !== null)(`the weights of the main model${noModels === null ? '' : ` (${noModels})`}`, async () => {
-    for (const { name, dtype, bytes, elements } of weights('main')) {
-      const floats = floatsView(await convert(reference, dtype, 'f32', bytes, elements))
-      for (const to of BLOCKS) {
-        const whole = elements - (elements % 256)
-        const want = await ggml.encode(to, floats.subarray(0, whole))
-        for (const [label, backend] of backends) {
-          // The reference does half a million elements a second: a piece of every tensor is enough for it.
-          const count = backend === reference ? Math.min(whole, 4096) : whole
-          const got = await convert(backend, dtype, to, bytes, count)
-          expectSameBytes(got, want.subarray(0, bytesOf(to, count)), `${label}: ${name} -> ${to}`)
+  test.skipIf(noModels !== null)(
+    `the weights of the main model${noModels === null ? '' : ` (${noModels})`}`,
+    async () => {
+      for (const { name, dtype, bytes, elements } of weights('main')) {
+        const floats = floatsView(await convert(reference, dtype, 'f32', bytes, elements))
+        for (const to of BLOCKS) {
+          const whole = elements - (elements % 256)
+          const want = await ggml.encode(to, floats.subarray(0, whole))
+          for (const [label, backend] of backends) {
+            // The reference does half a million elements a second: a piece of every tensor is enough for it.
+            const count = backend === reference ? Math.min(whole, 4096) : whole
+            const got = await convert(backend, dtype, to, bytes, count)
+            expectSameBytes(got, want.subarray(0, bytesOf(to, count)), `${label}: ${name} -> ${to}`)
+          }
         }
+        expect(floats.every((value) => Math.abs(value) <= F16_MAX)).toBe(true)
       }
-      expect(floats.every((value) => Math.abs(value) <= F16_MAX)).toBe(true)
-    }
-  })
+    },
+  )
 })
 
 interface Weights {

@@ -60,7 +60,10 @@ describe('WASM against the reference', () => {
             return (magnitude | (negative ? 0x80000000 : 0)) >>> 0
           })
           const input = new Uint8Array(bits.buffer)
-          const [want, got] = [await run(reference, 'f32', to, input, ELEMENTS), await run(local, 'f32', to, input, ELEMENTS)]
+          const [want, got] = [
+            await run(reference, 'f32', to, input, ELEMENTS),
+            await run(local, 'f32', to, input, ELEMENTS),
+          ]
           expect(got.bad).toBe(want.bad)
           if (want.bad === null) expectSameBytes(got.output, want.output, to)
         },
@@ -81,7 +84,10 @@ describe('WASM against the reference', () => {
             for (const at of from === 'q6_k' ? [209] : from === 'q4_k' ? [1, 3] : [1]) input[i * bytes + at]! &= 0xbb
           }
         }
-        const [want, got] = [await run(reference, from, 'f32', input, ELEMENTS), await run(local, from, 'f32', input, ELEMENTS)]
+        const [want, got] = [
+          await run(reference, from, 'f32', input, ELEMENTS),
+          await run(local, from, 'f32', input, ELEMENTS),
+        ]
         expect(got.bad).toBe(want.bad)
         if (want.bad === null) expectSameBytes(got.output, want.output, from)
       }),
@@ -95,7 +101,10 @@ describe('WASM against the reference', () => {
       for (const to of [...FLOATS, ...BLOCKS]) {
         for (let blocks = 0; blocks <= 9; blocks++) {
           const elements = blocks * DTYPES[to].block
-          const input = encode(from, Float32Array.from({ length: elements }, () => gaussian(random)))
+          const input = encode(
+            from,
+            Float32Array.from({ length: elements }, () => gaussian(random)),
+          )
           const unaligned = new Uint8Array(input.length + 1)
           unaligned.set(input, 1)
           const output = new Uint8Array(bytesOf(to, elements) + 65).fill(0xa5)
@@ -125,7 +134,9 @@ describe('WASM against the reference', () => {
     // Of two bad elements in different slices the first is told, whichever thread is done first.
     new Float32Array(input.buffer, input.byteOffset, elements).set([NaN], 1_000_000)
     new Float32Array(input.buffer, input.byteOffset, elements).set([Infinity], 200_000)
-    expect(await pool.prepare({ kind: 'cast', from: 'f32', to: 'q8_0' }).run(input, output, elements)).toEqual({ bad: 200_000 })
+    expect(await pool.prepare({ kind: 'cast', from: 'f32', to: 'q8_0' }).run(input, output, elements)).toEqual({
+      bad: 200_000,
+    })
     pool.arena.free(input)
     pool.arena.free(output)
   })
@@ -181,7 +192,11 @@ describe('edge cases', () => {
     const zeros = new Float32Array(32).map((_, i) => (i % 2 ? -0 : 0))
     for (const backend of [reference, local]) {
       // 0 / -8 is -0: sign bit and nothing else, and the codes in the middle.
-      expect([...(await convert(backend, 'f32', 'q4_0', bytesView(zeros), 32))]).toEqual([0, 0x80, ...Array(16).fill(0x88)])
+      expect([...(await convert(backend, 'f32', 'q4_0', bytesView(zeros), 32))]).toEqual([
+        0,
+        0x80,
+        ...Array(16).fill(0x88),
+      ])
       expect([...(await convert(backend, 'f32', 'q8_0', bytesView(zeros), 32))]).toEqual(Array(34).fill(0))
     }
   })
@@ -214,7 +229,13 @@ describe('edge cases', () => {
     ]
     expect(await decoded('bool', Uint8Array.of(0, 1, 255))).toEqual([0, 1, 1])
     expect(await decoded('i8', Uint8Array.of(127, 128))).toEqual([127, -128])
-    expect(await decoded('f8_e4m3', Uint8Array.of(0x01, 0x08, 0x38, 0x7e, 0xfe))).toEqual([2 ** -9, 2 ** -6, 1, 448, -448])
+    expect(await decoded('f8_e4m3', Uint8Array.of(0x01, 0x08, 0x38, 0x7e, 0xfe))).toEqual([
+      2 ** -9,
+      2 ** -6,
+      1,
+      448,
+      -448,
+    ])
     expect(await decoded('f8_e5m2', Uint8Array.of(0x01, 0x3c, 0x7b))).toEqual([2 ** -16, 1, 57344])
     const longs = BigInt64Array.of(-3n, 2n ** 53n + 1n, -(2n ** 62n) - 2n ** 38n - 1n, 2n ** 62n + 2n ** 38n)
     expect(await decoded('i64', new Uint8Array(longs.buffer))).toEqual([-3, 2 ** 53, -(2 ** 62) - 2 ** 39, 2 ** 62])

@@ -50,7 +50,8 @@ function copy(dtype: DType): Step {
     }
     for (let i = start; i < start + elements; i += block) {
       if (decode && !Number.isFinite(decode(input, i))) return i
-      if (codec?.scales.some((at) => !Number.isFinite(decodeF16(input.getUint16((i / block) * bytes + at, true))))) return i
+      if (codec?.scales.some((at) => !Number.isFinite(decodeF16(input.getUint16((i / block) * bytes + at, true)))))
+        return i
     }
     return null
   }

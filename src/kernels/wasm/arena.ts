@@ -39,7 +39,10 @@ export function createArena(memory: WasmMemory, base: number, maximumBytes: numb
   const ours = new WeakSet<ArrayBufferLike>()
 
   const exhausted = (bytes: number): AppError =>
-    new AppError('memory', `The kernels' memory of ${Math.round(maximumBytes / 2 ** 20)} MiB has no ${bytes} bytes left.`)
+    new AppError(
+      'memory',
+      `The kernels' memory of ${Math.round(maximumBytes / 2 ** 20)} MiB has no ${bytes} bytes left.`,
+    )
 
   /** Puts memory back, joined with the holes around it. */
   function release(at: number, bytes: number): void {

@@ -7,7 +7,15 @@ import { AppError, throwIfAborted } from '../../core/errors.ts'
 import type { Backend, Kernel, KernelOp } from '../backend.ts'
 import { checkBuffers, describeOp } from '../check.ts'
 import { createArena, type WasmArena } from './arena.ts'
-import { canShareMemory, compileKernels, createMemory, instantiateKernels, MAX_BYTES, PAGE, STACK_BYTES } from './module.ts'
+import {
+  canShareMemory,
+  compileKernels,
+  createMemory,
+  instantiateKernels,
+  MAX_BYTES,
+  PAGE,
+  STACK_BYTES,
+} from './module.ts'
 import { opCodes, opSpeed } from './ops.ts'
 import { createLocalExecutor, createPool, type Executor } from './pool.ts'
 import type { Job, WorkerLike } from './worker.ts'
@@ -67,7 +75,10 @@ async function startRuntime(options: WasmOptions): Promise<Runtime> {
   if (threads === 0) return startLocal(maxBytes, null)
   if (spawn === null) return startLocal(maxBytes, 'Kernels run on one thread: this host has no workers.')
   if (!(options.shared ?? canShareMemory())) {
-    return startLocal(maxBytes, 'Kernels run on one thread: the page is not cross-origin isolated, so memory cannot be shared.')
+    return startLocal(
+      maxBytes,
+      'Kernels run on one thread: the page is not cross-origin isolated, so memory cannot be shared.',
+    )
   }
   try {
     return await startPool(spawn, threads, maxBytes)
@@ -104,7 +115,12 @@ function createKernel(op: KernelOp, { arena, executor }: Runtime): Kernel {
   }
 
   /** Converts buffers from elsewhere, a window at a time. */
-  async function convertCopied(input: Uint8Array, output: Uint8Array, elements: number, signal?: AbortSignal): Promise<number> {
+  async function convertCopied(
+    input: Uint8Array,
+    output: Uint8Array,
+    elements: number,
+    signal?: AbortSignal,
+  ): Promise<number> {
     const window = Math.min(WINDOW, elements)
     const staged: Uint8Array[] = []
     const stage = (buffer: Uint8Array, bytes: number): Uint8Array => {

@@ -79,12 +79,18 @@ export function createMemory(initialBytes: number, maximumBytes: number, shared:
   try {
     return new (api().Memory)(shared ? { initial, maximum, shared } : { initial, maximum })
   } catch (cause) {
-    throw new AppError('memory', `No ${Math.round(maximumBytes / 2 ** 20)} MiB of address space for the kernels.`, { cause })
+    throw new AppError('memory', `No ${Math.round(maximumBytes / 2 ** 20)} MiB of address space for the kernels.`, {
+      cause,
+    })
   }
 }
 
 /** An instance for one thread. `stackTop`, if given, is the end of a stack of its own. */
-export async function instantiateKernels(module: WasmModule, memory: WasmMemory, stackTop?: number): Promise<KernelExports> {
+export async function instantiateKernels(
+  module: WasmModule,
+  memory: WasmMemory,
+  stackTop?: number,
+): Promise<KernelExports> {
   const instance = await api().instantiate(module, { env: { memory } })
   const exports = instance.exports as KernelExports
   if (stackTop !== undefined) exports.__stack_pointer.value = stackTop

@@ -25,7 +25,13 @@ export function opCodes(op: KernelOp): readonly [number, number] | null {
  * Elements per second of one thread for the dispatcher, from tests/bench/kernels.mjs (f32 input, a 2.6 GHz server
  * core). Casts and dequantisation run at memory speed.
  */
-const QUANTISE_SPEED: { readonly [D in DType]?: number } = { q8_0: 2.2e9, q4_0: 2e9, q5_0: 2e9, q4_k: 80e6, q6_k: 170e6 }
+const QUANTISE_SPEED: { readonly [D in DType]?: number } = {
+  q8_0: 2.2e9,
+  q4_0: 2e9,
+  q5_0: 2e9,
+  q4_k: 80e6,
+  q6_k: 170e6,
+}
 const CAST_SPEED = 1.5e9
 
 /** Elements per second of one thread for an op, roughly; 0 if the module cannot do it. */
