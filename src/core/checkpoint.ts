@@ -1,4 +1,5 @@
 import type { DType } from './dtype.ts'
+import { AppError } from './errors.ts'
 import type { JsonObject } from './json.ts'
 import type { Finding } from './plan.ts'
 import type { Recipe } from './tensor.ts'
@@ -15,17 +16,41 @@ export interface Checkpoint {
   readonly format: string
   /** For naming outputs: the folder's or file's own name. */
   readonly name: string
-  /** Id of the {@link ../models/architecture.ts Architecture}. */
+  /**
+   * Id of the {@link ../models/architecture.ts Architecture}; {@link NO_ARCHITECTURE} for tensors that are of no model
+   * known here: each role is then the tensor's own name, and `config` says nothing.
+   */
   readonly architecture: string
   readonly config: ModelConfig
   readonly tokenizer: Tokenizer | null
   readonly tensors: ReadonlyMap<Role, Recipe>
   /** Files that other formats may carry over untouched (generation_config.json, LICENSE ...): path to `u8` recipe. */
   readonly extras: ReadonlyMap<string, Recipe>
+  /** What a file of bare tensors called them, for a writer that keeps names; absent where roles alone are known. */
+  readonly stored?: StoredNames
   /** The files that recipes read, with the sizes they had when opened. */
   readonly sources: readonly SourceFile[]
   /** What the reader noticed: a tie that contradicts the config, ignored tensors. */
   readonly findings: readonly Finding[]
+}
+
+/** The spelling of a file of tensors. */
+export interface StoredNames {
+  /** By role; one that is not here keeps the name that its architecture gives it. */
+  readonly names: ReadonlyMap<Role, string>
+  /** What the file says of itself: `format`, and whatever its writer put there. */
+  readonly metadata: ReadonlyMap<string, string>
+}
+
+/** The `architecture` of tensors that are of no model known here. */
+export const NO_ARCHITECTURE = 'none'
+
+/** Throws `unsupported` for tensors of no known model, where a format can hold nothing else. */
+export function requireArchitecture(checkpoint: Checkpoint, format: string): void {
+  if (checkpoint.architecture !== NO_ARCHITECTURE) return
+  throw new AppError('unsupported', `${checkpoint.name} is not known to be a model, so it cannot become ${format}`, {
+    hint: 'Put the config.json of the model beside its weights, or give it with --config when converting to huggingface.',
+  })
 }
 
 export interface SourceFile {

@@ -4,6 +4,12 @@ import { AppError } from './errors.ts'
 export type Json = null | boolean | number | string | readonly Json[] | JsonObject
 export type JsonObject = ReadonlyMap<string, Json>
 
+/**
+ * How a text spelled the numbers that JavaScript would spell otherwise (`30.0`, `1e-06`), by key or index of what holds
+ * them: Python takes 30.0 and 30 for different types, so a config that is written again keeps them.
+ */
+const SPELLINGS = new WeakMap<object, Map<string | number, string>>()
+
 const DAMAGED = 'The file is damaged or was edited by hand: download it again.'
 
 /** Deeper than any real config or header; a hostile one could otherwise exhaust the stack. */
@@ -46,13 +52,24 @@ export function parseJson(text: string, file: string): Json {
       return fail('a string with a bad escape or control character')
     }
   }
+  /** The last number as it was spelled; null after anything else, and where JavaScript spells it the same. */
+  let spelling: string | null = null
+  const keepSpelling = (holder: object, key: string | number): void => {
+    if (spelling === null) return
+    const known = SPELLINGS.get(holder)
+    if (known === undefined) SPELLINGS.set(holder, new Map([[key, spelling]]))
+    else known.set(key, spelling)
+    spelling = null
+  }
   const number = (): number => {
     const match = /-?(?:Infinity|NaN|(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)/y
     match.lastIndex = at
     const found = match.exec(text)
     if (found === null) return fail(`unexpected ${at < text.length ? JSON.stringify(text[at]) : 'end'}`)
     at = match.lastIndex
-    return Number(found[0])
+    const parsed = Number(found[0])
+    if (String(parsed) !== found[0]) spelling = found[0]
+    return parsed
   }
   const value = (depth: number): Json => {
     if (depth > MAX_DEPTH) fail(`more than ${MAX_DEPTH} levels`)
@@ -76,6 +93,7 @@ export function parseJson(text: string, file: string): Json {
         if (text[at] !== ':') fail('expected ":"')
         at++
         object.set(key, value(depth + 1))
+        keepSpelling(object, key)
         skip()
         const next = text[at++]
         if (next === '}') return object
@@ -95,6 +113,7 @@ export function parseJson(text: string, file: string): Json {
       }
       for (;;) {
         array.push(value(depth + 1))
+        keepSpelling(array, array.length - 1)
         skip()
         const next = text[at++]
         if (next === ']') return array
@@ -145,4 +164,61 @@ export function isObject(json: Json | undefined): json is JsonObject {
 
 export function isArray(json: Json | undefined): json is readonly Json[] {
   return Array.isArray(json)
+}
+
+/**
+ * JSON as text, indented by two spaces. Numbers that {@link parseJson} read are spelled as they were. Throws RangeError
+ * for numbers that JSON lacks (unless they were read from such a text, as Python writes it).
+ */
+export function formatJson(json: Json): string {
+  return format(json, '\n', undefined)
+}
+
+function format(json: Json, newline: string, spelling: string | undefined): string {
+  const inner = `${newline}  `
+  if (isObject(json)) {
+    if (json.size === 0) return '{}'
+    const spellings = SPELLINGS.get(json)
+    const entries = [...json].map(([key, value]) => {
+      return `${JSON.stringify(key)}: ${format(value, inner, spellings?.get(key))}`
+    })
+    return `{${inner}${entries.join(`,${inner}`)}${newline}}`
+  }
+  if (isArray(json)) {
+    if (json.length === 0) return '[]'
+    const spellings = SPELLINGS.get(json)
+    const items = json.map((value, index) => format(value, inner, spellings?.get(index)))
+    return `[${inner}${items.join(`,${inner}`)}${newline}]`
+  }
+  if (typeof json !== 'number') return JSON.stringify(json)
+  if (spelling !== undefined) return spelling
+  if (!Number.isFinite(json)) throw new RangeError(`JSON has no number ${json}`)
+  return String(json)
+}
+
+/**
+ * A copy with some keys changed in their place, new ones added behind, and those that are undefined removed. Numbers
+ * left alone keep their spelling.
+ */
+export function editJson(object: JsonObject, changes: ReadonlyMap<string, Json | undefined>): JsonObject {
+  const edited = new Map(object)
+  const spellings = new Map(SPELLINGS.get(object))
+  for (const [key, value] of changes) {
+    spellings.delete(key)
+    if (value === undefined) edited.delete(key)
+    else edited.set(key, value)
+  }
+  SPELLINGS.set(edited, spellings)
+  return edited
+}
+
+/** An object whose numbers under `floats` are written with a point, as Python spells floats: 10000.0. */
+export function withFloats(object: JsonObject, floats: ReadonlySet<string>): JsonObject {
+  const spellings = new Map(SPELLINGS.get(object))
+  for (const [key, value] of object) {
+    if (floats.has(key) && Number.isInteger(value)) spellings.set(key, `${String(value)}.0`)
+  }
+  const copy = new Map(object)
+  SPELLINGS.set(copy, spellings)
+  return copy
 }

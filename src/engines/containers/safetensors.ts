@@ -340,8 +340,8 @@ function typeOrder(dtype: DType): number {
   return order
 }
 
-/** By code point, which is the order of UTF-8 bytes; JavaScript's own is by UTF-16 unit. */
-function compareUtf8(a: string, b: string): number {
+/** Compares by code point, which is the order of UTF-8 bytes; JavaScript's own is by UTF-16 unit. */
+export function compareUtf8(a: string, b: string): number {
   const left = [...a]
   const right = [...b]
   for (let i = 0; i < Math.min(left.length, right.length); i++) {
