@@ -33,6 +33,8 @@ export interface Architecture {
    * 2i with 2i + 1 (`interleaved`). Formats whose runtime wants the other way permute the query and key rows.
    */
   readonly rotary: 'half' | 'interleaved' | 'none'
+  /** Whether the class lets a part of each head's channels turn (partial_rotary_factor). */
+  readonly partialRotary?: true
   // The forward pass (`graph`, of the ops in graph.ts) goes here.
 }
 

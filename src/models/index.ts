@@ -13,6 +13,37 @@ const FAMILIES: readonly Family[] = [
   },
   { names: ['Qwen2ForCausalLM', 'Qwen2Model', 'qwen2'], load: async () => (await import('./qwen2.ts')).qwen2 },
   { names: ['Qwen3ForCausalLM', 'Qwen3Model', 'qwen3'], load: async () => (await import('./qwen3.ts')).qwen3 },
+  {
+    names: ['MixtralForCausalLM', 'MixtralModel', 'mixtral'],
+    load: async () => (await import('./mixtral.ts')).mixtral,
+  },
+  {
+    names: ['Qwen2MoeForCausalLM', 'Qwen2MoeModel', 'qwen2_moe', 'qwen2moe'],
+    load: async () => (await import('./qwen-moe.ts')).qwen2moe,
+  },
+  {
+    names: ['Qwen3MoeForCausalLM', 'Qwen3MoeModel', 'qwen3_moe', 'qwen3moe'],
+    load: async () => (await import('./qwen-moe.ts')).qwen3moe,
+  },
+  { names: ['Gemma2ForCausalLM', 'Gemma2Model', 'gemma2'], load: async () => (await import('./gemma2.ts')).gemma2 },
+  { names: ['Phi3ForCausalLM', 'Phi3Model', 'phi3'], load: async () => (await import('./phi3.ts')).phi3 },
+  { names: ['GPT2LMHeadModel', 'GPT2Model', 'gpt2'], load: async () => (await import('./gpt2.ts')).gpt2 },
+  {
+    names: ['BertModel', 'BertForSequenceClassification', 'BertForMaskedLM', 'bert'],
+    load: async () => (await import('./bert.ts')).bert,
+  },
+  {
+    names: ['T5ForConditionalGeneration', 'T5WithLMHeadModel', 't5'],
+    load: async () => (await import('./t5.ts')).t5,
+  },
+  {
+    names: ['MiniCPMForCausalLM', 'MiniCPMModel', 'minicpm'],
+    load: async () => (await import('./minicpm.ts')).minicpm,
+  },
+  {
+    names: ['GraniteForCausalLM', 'GraniteModel', 'granite'],
+    load: async () => (await import('./granite.ts')).granite,
+  },
 ]
 
 interface Family {
@@ -22,7 +53,7 @@ interface Family {
 
 /** Every class name that can be converted, for `formats` and for messages. */
 export function supportedClassNames(): readonly string[] {
-  return FAMILIES.flatMap((family) => family.names.filter((name) => name.includes('For')))
+  return FAMILIES.flatMap((family) => family.names.filter((name) => /For|LMHead/.test(name)))
 }
 
 /** Whether there is a description of a class name, a `model_type` or an architecture id. */

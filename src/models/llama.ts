@@ -10,6 +10,8 @@ const flag = (config: ModelConfig, key: string): boolean => config.raw.get(key) 
 export function decoderRows(extra: {
   readonly attention?: readonly TensorRow[]
   readonly mlp?: readonly TensorRow[]
+  /** In place of gate, up and down. */
+  readonly insteadOfMlp?: readonly TensorRow[]
 }): TensorRow[] {
   return [
     { role: 'embed.weight', hf: 'model.embed_tokens.weight', shape: (c) => [c.vocabSize, c.hiddenSize] },
@@ -44,6 +46,16 @@ export function decoderRows(extra: {
       hf: 'model.layers.{i}.post_attention_layernorm.weight',
       shape: (c) => [c.hiddenSize],
     },
+    ...(extra.insteadOfMlp ?? gatedMlp()),
+    ...(extra.mlp ?? []),
+    { role: 'final_norm.weight', hf: 'model.norm.weight', shape: (c) => [c.hiddenSize] },
+    { role: 'lm_head.weight', hf: 'lm_head.weight', shape: (c) => [c.vocabSize, c.hiddenSize], when: (c) => !c.tied },
+  ]
+}
+
+/** The gate, up and down projections of a dense MLP. */
+function gatedMlp(): TensorRow[] {
+  return [
     {
       role: 'blocks.{i}.mlp.gate.weight',
       hf: 'model.layers.{i}.mlp.gate_proj.weight',
@@ -59,9 +71,6 @@ export function decoderRows(extra: {
       hf: 'model.layers.{i}.mlp.down_proj.weight',
       shape: (c) => [c.hiddenSize, c.intermediateSize],
     },
-    ...(extra.mlp ?? []),
-    { role: 'final_norm.weight', hf: 'model.norm.weight', shape: (c) => [c.hiddenSize] },
-    { role: 'lm_head.weight', hf: 'lm_head.weight', shape: (c) => [c.vocabSize, c.hiddenSize], when: (c) => !c.tied },
   ]
 }
 
@@ -78,13 +87,25 @@ export function qkvBiases(when?: (config: ModelConfig) => boolean): TensorRow[] 
 /** Buffers that older transformers saved with the weights. */
 export const decoderIgnored: readonly RegExp[] = [/\.rotary_emb\.inv_freq$/]
 
-/** What no dense decoder of this kind is: quantised weights, experts, another activation, part-rotary heads. */
-export function denseUnsupported(config: JsonObject): string | null {
+/** Weights that something has quantised already, or null. */
+export function quantizedUnsupported(config: JsonObject): string | null {
   for (const key of ['quantization_config', 'quantization', 'compression_config']) {
     if ((config.get(key) ?? null) !== null) return `weights that are already quantised (${key})`
   }
-  const activation = config.get('hidden_act') ?? 'silu'
-  if (activation !== 'silu' && activation !== 'swish') return `the activation ${JSON.stringify(activation)}`
+  return null
+}
+
+/** Quantised weights, or an activation that is none of those named; an absent one is the class's own. */
+export function activationUnsupported(config: JsonObject, key: string, names: readonly string[]): string | null {
+  const activation = config.get(key) ?? null
+  if (activation === null || names.includes(String(activation))) return quantizedUnsupported(config)
+  return `the activation ${JSON.stringify(activation)}`
+}
+
+/** What no dense decoder of this kind is: quantised weights, experts, another activation, part-rotary heads. */
+export function denseUnsupported(config: JsonObject): string | null {
+  const refused = activationUnsupported(config, 'hidden_act', ['silu', 'swish'])
+  if (refused !== null) return refused
   for (const key of ['num_local_experts', 'num_experts', 'n_routed_experts']) {
     const experts = config.get(key)
     if (typeof experts === 'number' && experts > 0) return `experts (${key})`

@@ -17,12 +17,16 @@ function slidingBlocks(config: JsonObject): number {
 
 /** Qwen 2 and 3 have a window in all blocks or in none here: one in the last blocks only is refused. */
 export function qwenUnsupported(config: JsonObject): string | null {
+  return qwenWindowUnsupported(config) ?? denseUnsupported(config)
+}
+
+/** A window in some blocks only, or attention in chunks; null if there is neither. */
+export function qwenWindowUnsupported(config: JsonObject): string | null {
   const sliding = slidingBlocks(config)
   if (sliding > 0 && sliding !== numberAt(config, 'num_hidden_layers')) {
     return `a sliding window in ${sliding} of the blocks only (use_sliding_window, max_window_layers)`
   }
-  if ((config.get('dual_chunk_attention_config') ?? null) !== null) return 'dual chunk attention'
-  return denseUnsupported(config)
+  return (config.get('dual_chunk_attention_config') ?? null) === null ? null : 'dual chunk attention'
 }
 
 /** The window of a Qwen 2 or 3, where its blocks have one. */

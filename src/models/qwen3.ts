@@ -1,7 +1,21 @@
 import type { JsonObject } from '../core/json.ts'
-import type { Architecture } from './architecture.ts'
+import type { Architecture, TensorRow } from './architecture.ts'
 import { decoderIgnored, decoderRows } from './llama.ts'
 import { qwenSlidingWindow, qwenUnsupported } from './qwen2.ts'
+
+/** Norms on each head's query and key. */
+export const headNorms: readonly TensorRow[] = [
+  {
+    role: 'blocks.{i}.attn.q_norm.weight',
+    hf: 'model.layers.{i}.self_attn.q_norm.weight',
+    shape: (c) => [c.headDim],
+  },
+  {
+    role: 'blocks.{i}.attn.k_norm.weight',
+    hf: 'model.layers.{i}.self_attn.k_norm.weight',
+    shape: (c) => [c.headDim],
+  },
+]
 
 function unsupported(config: JsonObject): string | null {
   if (config.get('attention_bias') === true) return 'attention biases (attention_bias)'
@@ -26,18 +40,7 @@ export const qwen3: Architecture = {
     eosId: null,
   },
   tensors: decoderRows({
-    attention: [
-      {
-        role: 'blocks.{i}.attn.q_norm.weight',
-        hf: 'model.layers.{i}.self_attn.q_norm.weight',
-        shape: (c) => [c.headDim],
-      },
-      {
-        role: 'blocks.{i}.attn.k_norm.weight',
-        hf: 'model.layers.{i}.self_attn.k_norm.weight',
-        shape: (c) => [c.headDim],
-      },
-    ],
+    attention: headNorms,
   }),
   ignored: decoderIgnored,
   unsupported,
