@@ -18,7 +18,11 @@ const DEFAULT_ROPE_BASE = 10_000
  * The sizes that a GGUF file states, as far as tensor shapes depend on them; null if one is missing or not a number.
  * `flags` are configuration keys to take as true (`attention_bias`).
  */
-export function configOf(header: GgufHeader, prefix: string, flags: readonly string[]): ModelConfig | null {
+export function configOf(
+  header: Pick<GgufHeader, 'metadata' | 'tensors'>,
+  prefix: string,
+  flags: readonly string[],
+): ModelConfig | null {
   const at = (key: string): number | null => ggufNumber(header.metadata, `${prefix}.${key}`)
   const layers = at('block_count')
   const hiddenSize = at('embedding_length')

@@ -62,11 +62,6 @@ export function metadataEdit(options: OptionValues): MetadataEdit {
   return edit
 }
 
-/** Whether there is anything to change. */
-export function isEdit(edit: MetadataEdit): boolean {
-  return edit.set.length + edit.remove.length > 0
-}
-
 function badOption(message: string, hint: string): AppError {
   return new AppError('bad-option', message, { hint })
 }

@@ -21,6 +21,8 @@ export interface GgufModel {
   readonly tensors: readonly LocatedTensor[]
   /** Of the first part. */
   readonly alignment: number
+  /** The header of each file, in order. */
+  readonly headers: readonly GgufHeader[]
 }
 
 /** What a split file's own keys say of the set: number from 0, parts, tensors in all of them. */
@@ -88,7 +90,7 @@ export async function readModel(folder: Folder, entry: string): Promise<GgufMode
   if (count <= 1) {
     const tensors = first.header.tensors.map((tensor) => ({ ...tensor, file: entry }))
     const { metadata, alignment } = first.header
-    return { stem, files: [first.file], metadata: withoutSplit(metadata), tensors, alignment }
+    return { stem, files: [first.file], metadata: withoutSplit(metadata), tensors, alignment, headers: [first.header] }
   }
   checkPart(first.header, entry, named?.no ?? 0, count)
   if (named === null || named.count !== count) {
@@ -135,12 +137,14 @@ async function joinParts(
   const missing = paths.find((path) => !present.has(path))
   if (missing !== undefined) throw missingPart(folder, missing, count)
   const files: SourceFile[] = []
+  const headers: GgufHeader[] = []
   const tensors: LocatedTensor[] = []
   const places = new Map<string, string>()
   for (const [no, path] of paths.entries()) {
     const { header, file } = no === 0 ? first : await readHeader(folder, path)
     checkPart(header, path, no, count)
     files.push(file)
+    headers.push(header)
     for (const tensor of header.tensors) {
       const other = places.get(tensor.name)
       if (other !== undefined) throw splitFault(path, `${tensor.name} is in ${other} and in ${path}`, tensor.name)
@@ -154,7 +158,7 @@ async function joinParts(
     throw splitFault(first.file.path, `${SPLIT_KEYS.tensors} is ${expected}, but the parts hold ${tensors.length}`)
   }
   const { metadata, alignment } = first.header
-  return { stem: stemOf(first.file.path), files, metadata: withoutSplit(metadata), tensors, alignment }
+  return { stem: stemOf(first.file.path), files, metadata: withoutSplit(metadata), tensors, alignment, headers }
 }
 
 function splitFault(file: string, why: string, tensor?: string): AppError {

@@ -2,23 +2,19 @@ import type { Checkpoint } from '../../core/checkpoint.ts'
 import { elementCount } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionValues } from '../../core/option.ts'
-import type { Finding, Plan, Segment } from '../../core/plan.ts'
-import { cast, literalF32, permute, readsOf, reshape, tensorBytes, type Recipe } from '../../core/tensor.ts'
+import type { Finding, Plan } from '../../core/plan.ts'
+import { cast, literalF32, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
 import { expectedTensors, type Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
-import { ggufLayout } from '../containers/gguf/writer.ts'
+import { editMetadata, metadataEdit } from './edit.ts'
+import { layFiles, splitOptions, type Placed } from './lay.ts'
 import { configFindings, modelMetadata, provenance } from './metadata.ts'
 import { chooseType, DEFAULT_MIX, MIXES, type Choice, type Mix } from './mix.ts'
 import { ggufArchitecture, ggufName, ROPE_FREQS, type GgufArchitecture } from './names.ts'
 import { llama3Factors } from './rope.ts'
 import { tokenizerMetadata } from './tokenizer.ts'
-
-/** A tensor as it will lie in the file. */
-interface Placed {
-  readonly name: string
-  readonly recipe: Recipe
-}
+import { applyTransforms, transformsOf } from './transforms.ts'
 
 /** The plan of one GGUF file: everything but the weights' own bytes, which are recipes. */
 export async function planGguf(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
@@ -39,14 +35,15 @@ export async function planGguf(checkpoint: Checkpoint, options: OptionValues): P
     ...tokenizer.metadata,
     ['modelconvert.recipe', provenance(checkpoint, mix)],
   ])
-  const { segments, size } = lay(metadata, tensors)
+  const edited = editMetadata(metadata, metadataEdit(options))
+  const laid = layFiles(`${fileStem(checkpoint.name)}-${mix.title}`, edited, tensors, splitOptions(options))
   return {
     target: 'gguf',
     stages: [],
-    files: [{ path: `${fileStem(checkpoint.name)}-${mix.title}.gguf`, size, segments }],
-    findings,
+    files: laid.files,
+    findings: [...findings, ...laid.findings],
     readBytes: tensors.reduce((sum, { recipe }) => sum + readBytes(recipe), 0),
-    writeBytes: size,
+    writeBytes: laid.size,
   }
 }
 
@@ -89,7 +86,6 @@ function placeTensors(
       hint: 'Check head_dim, hidden_size and num_attention_heads in config.json.',
     })
   }
-  const interleave = target.interleavedRotary && architecture.rotary === 'half'
   for (const { role } of expectedTensors(architecture, config)) {
     const source = checkpoint.tensors.get(role)
     if (source === undefined) {
@@ -99,8 +95,7 @@ function placeTensors(
       })
     }
     const name = ggufName(role)
-    const heads = interleave ? rotaryHeads(role, config) : null
-    const recipe = heads === null ? source : interleaveRows(source, heads)
+    const recipe = applyTransforms(source, transformsOf(role, target, architecture, config))
     const choice = chooseType(mix, model, name, recipe.shape)
     noteChoice(name, recipe.shape, choice, findings)
     placed.push({ name, recipe: cast(recipe, choice.type) })
@@ -108,22 +103,8 @@ function placeTensors(
   return placed
 }
 
-/** How many heads the rows of a query or key projection are; null for any other tensor. */
-function rotaryHeads(role: string, config: Checkpoint['config']): number | null {
-  if (/\.attn\.q\.(?:weight|bias)$/.test(role)) return config.heads
-  if (/\.attn\.k\.(?:weight|bias)$/.test(role)) return config.kvHeads
-  return null
-}
-
-/** Within each head, rows 0, d/2, 1, d/2 + 1 ...: what pairs channel i with i + d/2 then pairs 2i with 2i + 1. */
-export function interleaveRows(of: Recipe, heads: number): Recipe {
-  const [rows = 0, ...rest] = of.shape
-  const half = rows / heads / 2
-  const axes = [0, 2, 1, ...rest.map((_, index) => index + 3)]
-  return reshape(permute(reshape(of, [heads, 2, half, ...rest]), axes), of.shape)
-}
-
-function noteChoice(name: string, shape: readonly number[], choice: Choice, findings: Finding[]): void {
+/** Says where a tensor's type is not what its mixture would give it. */
+export function noteChoice(name: string, shape: readonly number[], choice: Choice, findings: Finding[]): void {
   const { type, wanted, unavailable } = choice
   if (unavailable !== null) {
     findings.push({
@@ -143,29 +124,4 @@ function noteChoice(name: string, shape: readonly number[], choice: Choice, find
     where: { tensor: name },
     hint: 'llama.cpp does the same. The file is a little larger for it.',
   })
-}
-
-function lay(
-  metadata: ReadonlyMap<string, GgufValue>,
-  tensors: readonly Placed[],
-): { readonly segments: readonly Segment[]; readonly size: number } {
-  const layout = ggufLayout(
-    metadata,
-    tensors.map(({ name, recipe }) => ({ name, dtype: recipe.dtype, shape: recipe.shape })),
-  )
-  const segments: Segment[] = [{ kind: 'bytes', offset: 0, bytes: layout.header }]
-  let end = layout.header.length
-  const padTo = (offset: number): void => {
-    if (offset > end) segments.push({ kind: 'bytes', offset: end, bytes: new Uint8Array(offset - end) })
-    end = offset
-  }
-  tensors.forEach(({ name, recipe }, index) => {
-    const at = layout.tensors[index]
-    if (at === undefined) return
-    padTo(at.offset)
-    segments.push({ kind: 'tensor', offset: at.offset, size: at.size, name, recipe })
-    end = at.offset + at.size
-  })
-  padTo(layout.size)
-  return { segments, size: layout.size }
 }

@@ -3,9 +3,10 @@ import { AppError, type ErrorPlace } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
 import { expectedTensors, type Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
-import { ggufNumber, ggufString, readGguf, type GgufHeader, type GgufTensor } from '../containers/gguf/reader.ts'
-import { alignUp } from '../containers/gguf/types.ts'
+import { ggufNumber, ggufString, type GgufHeader, type GgufTensor } from '../containers/gguf/reader.ts'
+import { alignUp, GGUF_ALIGNMENT } from '../containers/gguf/types.ts'
 import { configOf, REQUIRED_KEYS } from './config.ts'
+import { readModel, SPLIT_KEYS, type GgufModel } from './files.ts'
 import { architectureIdOf, ggufName, ROPE_FREQS } from './names.ts'
 import { sampleTensor } from './sample.ts'
 import { tokenizerFindings } from './vocabulary.ts'
@@ -41,12 +42,19 @@ function error(code: string, message: string, where: ErrorPlace, hint?: string):
 async function* allFindings(folder: Folder, path: string): AsyncGenerator<Finding, void, void> {
   let source: Source | null = null
   try {
-    source = await folder.open(path)
-    const header = await readGguf(source)
-    yield* layoutFindings(header, path)
-    yield* await modelFindings(header, path)
-    yield* tokenizerFindings(header, path)
-    for (const tensor of header.tensors) yield* await weightFindings(source, tensor, path)
+    const model = await readModel(folder, path)
+    for (const [index, header] of model.headers.entries())
+      yield* layoutFindings(header, model.files[index]?.path ?? path)
+    yield* splitFindings(model, path)
+    yield* await modelFindings(model, path)
+    yield* tokenizerFindings(model, path)
+    for (const [index, { tensors }] of model.headers.entries()) {
+      const file = model.files[index]?.path ?? path
+      source = await folder.open(file)
+      for (const tensor of tensors) yield* await weightFindings(source, tensor, file)
+      await source.close()
+      source = null
+    }
   } catch (thrown) {
     if (!(thrown instanceof AppError) || thrown.code === 'cancelled') throw thrown
     yield error(thrown.code, thrown.message, { file: path, ...thrown.where }, thrown.hint ?? undefined)
@@ -54,6 +62,38 @@ async function* allFindings(folder: Folder, path: string): AsyncGenerator<Findin
     await source?.close()
   }
 }
+
+/** What a model's keys and tensor infos say, of whichever file they are. */
+export type ModelHeader = Pick<GgufHeader, 'metadata' | 'tensors'>
+
+/** What llama.cpp would refuse a model for, as far as its header tells. */
+export async function headerFaults(header: ModelHeader): Promise<readonly Finding[]> {
+  const findings = [...(await modelFindings(header, 'the model')), ...tokenizerFindings(header, 'the model')]
+  return findings.filter(({ severity }) => severity === 'error')
+}
+
+/** llama.cpp reads how a model is split from keys of certain types, and stops without them. */
+function* splitFindings({ headers, files }: GgufModel, path: string): Generator<Finding, void, void> {
+  if (headers.length < 2) return
+  for (const [index, { metadata, alignment }] of headers.entries()) {
+    const where = { file: files[index]?.path ?? path }
+    for (const [key, type] of SPLIT_TYPES) {
+      const found = metadata.get(key)?.type
+      if (found === undefined) yield error('missing-key', `${where.file} has no ${key}, which every part needs`, where)
+      else if (found !== type) yield error('bad-split', `${key} is of the type ${found} instead of ${type}`, where)
+    }
+    if (index > 0 && alignment !== GGUF_ALIGNMENT) {
+      const message = `${where.file} has the alignment ${alignment}; parts after the first have the usual one`
+      yield { severity: 'warning', code: 'split-alignment', message, where }
+    }
+  }
+}
+
+const SPLIT_TYPES = [
+  [SPLIT_KEYS.no, 'u16'],
+  [SPLIT_KEYS.count, 'u16'],
+  [SPLIT_KEYS.tensors, 'i32'],
+] as const
 
 /** llama.cpp wants each tensor right behind the one before, in the order of the infos. */
 function* layoutFindings(header: GgufHeader, path: string): Generator<Finding, void, void> {
@@ -76,17 +116,11 @@ function* layoutFindings(header: GgufHeader, path: string): Generator<Finding, v
   }
 }
 
-async function modelFindings(header: GgufHeader, path: string): Promise<readonly Finding[]> {
+async function modelFindings(header: ModelHeader, path: string): Promise<readonly Finding[]> {
   const where = { file: path }
   const name = ggufString(header.metadata, 'general.architecture')
   if (name === null) return [error('missing-key', 'There is no general.architecture', where)]
   const findings: Finding[] = []
-  const split = ggufNumber(header.metadata, 'split.count') ?? 0
-  if (split > 1) {
-    const message = `${path} is one of ${split} parts; whether the model is complete can only be told with all of them`
-    findings.push({ severity: 'info', code: 'split', message, where })
-    return findings
-  }
   const id = architectureIdOf(name)
   if (id === null) {
     const message = `The architecture ${name} is not known here: its tensors are not compared with what it needs`
@@ -101,7 +135,7 @@ async function modelFindings(header: GgufHeader, path: string): Promise<readonly
   return tensorFindings(header, await architectureFor(id, path), name, path)
 }
 
-function tensorFindings(header: GgufHeader, architecture: Architecture, prefix: string, path: string): Finding[] {
+function tensorFindings(header: ModelHeader, architecture: Architecture, prefix: string, path: string): Finding[] {
   const findings: Finding[] = []
   const required = configOf(header, prefix, [])
   const allowed = configOf(header, prefix, OPTIONAL_FLAGS)

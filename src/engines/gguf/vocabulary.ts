@@ -5,7 +5,10 @@ import type { GgufArray } from '../containers/gguf/types.ts'
 const IDS: readonly string[] = ['bos', 'eos', 'eot', 'eom', 'unknown', 'padding', 'seperator', 'mask', 'cls']
 
 /** Whether a file's tokenizer fits its embedding and itself: llama.cpp takes its vocabulary size from the token list. */
-export function* tokenizerFindings(header: GgufHeader, path: string): Generator<Finding, void, void> {
+export function* tokenizerFindings(
+  header: Pick<GgufHeader, 'metadata' | 'tensors'>,
+  path: string,
+): Generator<Finding, void, void> {
   const { metadata } = header
   const where = { file: path }
   const error = (code: string, message: string): Finding => ({ severity: 'error', code, message, where })
@@ -50,7 +53,7 @@ export function* tokenizerFindings(header: GgufHeader, path: string): Generator<
   }
 }
 
-function arrayOf(header: GgufHeader, key: string): GgufArray | null {
+function arrayOf(header: Pick<GgufHeader, 'metadata'>, key: string): GgufArray | null {
   const value = header.metadata.get(`tokenizer.ggml.${key}`)
   return value?.type === 'array' ? value : null
 }

@@ -1,0 +1,159 @@
+import { elementCount, dtypeInfo, type DType } from '../../core/dtype.ts'
+import { AppError } from '../../core/errors.ts'
+import type { OptionValues } from '../../core/option.ts'
+import type { Finding, Plan } from '../../core/plan.ts'
+import { cast, read, type Recipe } from '../../core/tensor.ts'
+import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
+import type { GgufValue } from '../containers/gguf/types.ts'
+import { editMetadata, metadataEdit } from './edit.ts'
+import type { GgufModel, LocatedTensor } from './files.ts'
+import { layFiles, splitOptions, type Placed } from './lay.ts'
+import { noteChoice } from './layout.ts'
+import { numeric, text } from './metadata.ts'
+import { chooseType, MIXES, type Mix, type MixModel } from './mix.ts'
+import { headerFaults } from './validate.ts'
+
+/** ggml's version of its quantised formats. */
+const QUANTIZATION_VERSION = 2
+
+/** The writer wants at least this; smaller ones, which nobody writes, become the default. */
+const MIN_ALIGNMENT = 8
+
+/** A tensor as it lies in its file. Throws `unsupported` for an element type that no kernel here reads, by its name. */
+export function storedTensor({ name, type, shape, file, offset }: LocatedTensor): Recipe {
+  if (type.dtype !== null) return read({ dtype: type.dtype, shape }, file, offset)
+  throw new AppError('unsupported', `${name} has the type ${type.name.toUpperCase()}, which cannot be read here`, {
+    where: { file, tensor: name, offset },
+    hint: 'Take the model in another type.',
+  })
+}
+
+/**
+ * The plan from GGUF to GGUF: the same keys and tensor names, blocks copied untouched where the type stays, the others
+ * quantised anew from their dequantised values. `mix` null copies everything. Nothing here depends on what architecture
+ * it is: models that are not described here pass too.
+ */
+export async function planFromGguf(model: GgufModel, mix: Mix | null, options: OptionValues): Promise<Plan> {
+  const findings: Finding[] = []
+  const choose = mix === null ? keepType : chooser(mix, model, findings)
+  const tensors = model.tensors.map((tensor): Placed => {
+    const stored = storedTensor(tensor)
+    return { name: tensor.name, recipe: converted(stored, choose(tensor, stored.dtype)) }
+  })
+  const lossy = lossFinding(tensors)
+  if (lossy !== null) findings.push(lossy)
+  const metadata = editedMetadata(model, mix, options)
+  await refuseFaults(model, metadata)
+  const stem = `${plainStem(model.stem)}-${mix === null ? 'copy' : mix.title}`
+  const laid = layFiles(stem, metadata, tensors, splitOptions(options))
+  return {
+    target: 'gguf',
+    stages: [],
+    files: laid.files,
+    findings: [...findings, ...laid.findings],
+    readBytes: model.tensors.reduce((sum, { size }) => sum + size, 0),
+    writeBytes: laid.size,
+  }
+}
+
+/** A file's name without the type that it already bears: model-Q4_K_M becomes model. */
+export function plainStem(stem: string): string {
+  const titles = [...MIXES.map(({ title }) => title), 'copy'].join('|')
+  return stem.replace(new RegExp(`[-._](?:${titles})$`, 'i'), '') || stem
+}
+
+function keepType(_: LocatedTensor, type: DType): DType {
+  return type
+}
+
+/** The mixture's choice; what it would not quantise keeps the type that it has, as in llama.cpp. */
+function chooser(mix: Mix, model: GgufModel, findings: Finding[]): (tensor: LocatedTensor, type: DType) => DType {
+  const facts = mixModel(model)
+  return ({ name, shape }, type) => {
+    if (dtypeInfo(type).kind === 'int') return type
+    const choice = chooseType(mix, facts, name, shape)
+    if (isKept(choice.wanted, mix)) return dtypeInfo(type).kind === 'quant' ? 'f32' : type
+    noteChoice(name, shape, choice, findings)
+    return choice.type
+  }
+}
+
+/** F32 in a mixture of something else is the rule for what must not be quantised. */
+function isKept(wanted: DType, mix: Mix): boolean {
+  return wanted === 'f32' && mix.base !== 'f32'
+}
+
+function mixModel({ metadata, tensors }: GgufModel): MixModel {
+  const architecture = ggufString(metadata, 'general.architecture') ?? ''
+  const at = (key: string): number | null => ggufNumber(metadata, `${architecture}.${key}`)
+  const heads = at('attention.head_count') ?? 1
+  return {
+    architecture,
+    layers: at('block_count') ?? 0,
+    heads,
+    kvHeads: at('attention.head_count_kv') ?? heads,
+    tied: !tensors.some(({ name }) => name === 'output.weight'),
+  }
+}
+
+/** Kernels go from and to F32: between two block types, or from one to a shorter float, it lies in the middle. */
+function converted(of: Recipe, type: DType): Recipe {
+  if (of.dtype === type) return of
+  return cast(dtypeInfo(of.dtype).kind === 'quant' ? cast(of, 'f32') : of, type)
+}
+
+function lossFinding(tensors: readonly Placed[]): Finding | null {
+  const from = new Map<DType, number>()
+  for (const { recipe } of tensors) {
+    let source = recipe
+    while (source.op === 'cast') source = source.of
+    const again = dtypeInfo(source.dtype).kind === 'quant' && recipe.dtype !== source.dtype && recipe.dtype !== 'f32'
+    if (again) from.set(source.dtype, (from.get(source.dtype) ?? 0) + elementCount(recipe.shape))
+  }
+  if (from.size === 0) return null
+  const types = [...from.keys()].map((type) => type.toUpperCase()).join(', ')
+  return {
+    severity: 'warning',
+    code: 'quantised-twice',
+    message: `Weights that are ${types} already are quantised once more, from what is left of them: both errors remain`,
+    hint: 'Convert the original model where you can get it: the result is better at the same size.',
+  }
+}
+
+function editedMetadata(model: GgufModel, mix: Mix | null, options: OptionValues): Map<string, GgufValue> {
+  const metadata = new Map(model.metadata)
+  if (model.alignment < MIN_ALIGNMENT) metadata.delete('general.alignment')
+  if (mix !== null) {
+    const version = 'general.quantization_version'
+    metadata.set('general.file_type', numeric('u32', mix.fileType, 'general.file_type'))
+    metadata.set(version, numeric('u32', QUANTIZATION_VERSION, version))
+    metadata.set('modelconvert.recipe', provenance(model, mix))
+  }
+  const pre = options['pre']
+  if (typeof pre === 'string' && pre !== '') metadata.set('tokenizer.ggml.pre', text(pre))
+  return editMetadata(metadata, metadataEdit(options))
+}
+
+/** What the weights went through is kept: an earlier recipe stands within the new one. */
+function provenance({ metadata }: GgufModel, mix: Mix): GgufValue {
+  const before = ggufString(metadata, 'modelconvert.recipe')
+  const from = before === null ? {} : { before }
+  const architecture = ggufString(metadata, 'general.architecture')
+  return text(JSON.stringify({ version: 1, from: 'gguf', class: architecture, to: 'gguf', quant: mix.id, ...from }))
+}
+
+/** A file that llama.cpp would refuse is not written: the fault lies in the source, or in the edit. */
+async function refuseFaults(model: GgufModel, metadata: ReadonlyMap<string, GgufValue>): Promise<void> {
+  const [fault] = await headerFaults({ metadata, tensors: model.tensors })
+  if (fault === undefined) return
+  const own = (await headerFaults(model)).some(({ message }) => message === fault.message)
+  if (own) {
+    throw new AppError('malformed', `llama.cpp refuses this model: ${fault.message}`, {
+      where: { file: model.files[0]?.path ?? model.stem, ...fault.where },
+      hint: 'The file is incomplete or was made by hand. Convert the original model again.',
+    })
+  }
+  throw new AppError('bad-option', `After this edit llama.cpp would refuse the file: ${fault.message}`, {
+    hint: 'Correct --set-metadata or --remove-metadata.',
+  })
+}
