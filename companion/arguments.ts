@@ -38,7 +38,7 @@ export function parseArguments(
     parsed = parseArgs({ args: [...args], options: config, allowPositionals: true, strict: true })
   } catch (cause) {
     const message = cause instanceof Error ? (cause.message.split('. ')[0] ?? cause.message) : String(cause)
-    throw new AppError('bad-option', message, { hint: 'See modelconvert --help.', cause })
+    throw new AppError('bad-option', message, { cause })
   }
   const own = new Set(flags.map((flag) => flag.name))
   const given = new Map<string, string | true>()
@@ -61,12 +61,12 @@ export function inputPlace(input: string): Place {
  * Where `-o` points: an existing folder or a path without a file's ending is the folder for the output, anything else
  * names the file.
  */
-export function outputPlace(path: string | undefined): { readonly place: Place; readonly name: string | null } {
-  if (path === undefined) return { place: { kind: 'path', path: process.cwd() }, name: null }
+export function outputPlace(path: string | undefined): { readonly folder: string; readonly name: string | null } {
+  if (path === undefined) return { folder: process.cwd(), name: null }
+  if (path === '') throw new AppError('bad-option', '--output is empty', { hint: 'Give a file or a folder.' })
   const full = resolve(path)
   const isFolder = /[/\\]$/.test(path) || (existsSync(full) ? statSync(full).isDirectory() : extname(full) === '')
-  if (isFolder) return { place: { kind: 'path', path: full }, name: null }
-  return { place: { kind: 'path', path: dirname(full) }, name: basename(full) }
+  return isFolder ? { folder: full, name: null } : { folder: dirname(full), name: basename(full) }
 }
 
 /** `4`, `512M`, `1.5GiB` as a number; binary units. */

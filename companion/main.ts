@@ -5,6 +5,7 @@ import { inspectCommand } from './commands/inspect.ts'
 import { createNodeHost } from './host.ts'
 import type { Host } from '../src/api/host.ts'
 import type { NodeHostOptions } from './host.ts'
+import { definitions } from './text.ts'
 import { version } from './version.ts'
 
 /** What a command is given beside its arguments: replaceable, so that tests can look on and crash it. */
@@ -17,24 +18,29 @@ export interface Terminal {
 /** A command: parses its arguments and prints. What it throws is printed by {@link main}. */
 export type Command = (args: readonly string[], terminal: Terminal) => Promise<void>
 
-const COMMANDS: ReadonlyMap<string, { readonly run: Command; readonly help: string }> = new Map([
-  ['convert', { run: convertCommand, help: 'convert INPUT FORMAT [-o PATH] [--quant q4_k_m] ...  convert a model' }],
+const COMMANDS: ReadonlyMap<string, { readonly run: Command; readonly usage: string; readonly help: string }> = new Map(
   [
-    'inspect',
-    { run: inspectCommand, help: 'inspect MODEL [--json]                               say what a model is' },
+    [
+      'convert',
+      { run: convertCommand, usage: 'convert INPUT FORMAT [options]', help: 'write a model in another format' },
+    ],
+    ['inspect', { run: inspectCommand, usage: 'inspect MODEL', help: 'say what a model is' }],
+    ['formats', { run: formatsCommand, usage: 'formats', help: 'list formats and their options' }],
   ],
-  [
-    'formats',
-    { run: formatsCommand, help: 'formats [--json]                                     list formats and options' },
-  ],
-])
+)
 
-const HELP = `modelconvert ${version}: convert machine-learning models, in bounded memory
+const HELP = `modelconvert ${version}: converts machine-learning models in bounded memory
 
-${[...COMMANDS.values()].map(({ help }) => `  modelconvert ${help}`).join('\n')}
+${definitions(
+  [...COMMANDS.values()].map(({ usage, help }) => [usage, help]),
+  { column: 34 },
+)}
 
-INPUT is a folder or file, or "sample", a small model that comes along.
-Each command has its own --help. Exit status: 0 done, 1 failed, 2 wrong usage.
+Try it:
+  modelconvert convert sample gguf --quant q4_k_m
+
+INPUT and MODEL are a folder, or "sample", the small model that comes along.
+Every command has --help, --json and --verbose. Exit status: 0 done, 1 failed, 2 wrong usage.
 `
 
 /** Exit status of a shell command that was interrupted from the keyboard. */
@@ -42,13 +48,18 @@ const INTERRUPTED = 130
 
 /** Runs the command line; returns the exit status. */
 export async function main(args: readonly string[], terminal: Terminal = processTerminal()): Promise<number> {
-  const [name, ...rest] = args
-  const asked = name === undefined || name === '--help' || name === '-h' || name === 'help'
-  if (asked) {
-    terminal.stdout(HELP)
-    return name === undefined ? 2 : 0
+  const [first, ...others] = args
+  // "help convert" is "convert --help"
+  const [name, ...rest] = first === 'help' && COMMANDS.has(others[0] ?? '') ? [...others, '--help'] : args
+  if (name === undefined) {
+    terminal.stderr.write(HELP)
+    return 2
   }
-  if (name === '--version' || name === '-v') {
+  if (name === '--help' || name === '-h' || name === 'help') {
+    terminal.stdout(HELP)
+    return 0
+  }
+  if (name === '--version' || name === '-V') {
     terminal.stdout(`${version}\n`)
     return 0
   }
@@ -57,14 +68,14 @@ export async function main(args: readonly string[], terminal: Terminal = process
   try {
     const command = COMMANDS.get(name)
     if (command === undefined) {
-      throw new AppError('bad-option', `There is no command ${name}`, {
+      throw new AppError('bad-option', `There is no command ${JSON.stringify(name)}`, {
         hint: `The commands: ${[...COMMANDS.keys()].join(', ')}.`,
       })
     }
     await command.run(rest, terminal)
     return 0
   } catch (thrown) {
-    const error = AppError.from(thrown)
+    const error = withHint(AppError.from(thrown), name)
     if (json) terminal.stdout(`${JSON.stringify({ ok: false, error: jsonError(error, verbose) }, null, 2)}\n`)
     terminal.stderr.write(errorText(error, verbose))
     if (error.code === 'cancelled') return INTERRUPTED
@@ -72,16 +83,28 @@ export async function main(args: readonly string[], terminal: Terminal = process
   }
 }
 
+/** Wrong usage is always told where right usage is described. */
+function withHint(error: AppError, command: string): AppError {
+  if (error.code !== 'bad-option' || error.hint !== null) return error
+  return new AppError(error.code, error.message, {
+    where: error.where,
+    hint: `See modelconvert ${command} --help.`,
+    cause: error,
+  })
+}
+
 /** `error[code]: what, where`, then the hint; the stack only when asked for. */
 export function errorText(error: AppError, verbose: boolean): string {
+  const { message, hint } = error
   const { file, tensor, offset } = error.where
+  // what the message says already need not be said again
   const place = [
-    ...(tensor === undefined ? [] : [`tensor ${tensor}`]),
-    ...(file === undefined ? [] : [`in ${file}`]),
-    ...(offset === undefined ? [] : [`at byte ${offset}`]),
+    ...(tensor === undefined || message.includes(tensor) ? [] : [`tensor ${tensor}`]),
+    ...(file === undefined || message.includes(file) ? [] : [`in ${file}`]),
+    ...(offset === undefined || message.includes(String(offset)) ? [] : [`at byte ${offset}`]),
   ].join(' ')
-  const lines = [`error[${error.code}]: ${error.message}${place === '' ? '' : ` (${place})`}`]
-  if (error.hint !== null) lines.push(`  hint: ${error.hint}`)
+  const lines = [`error[${error.code}]: ${message}${place === '' ? '' : ` (${place})`}`]
+  if (hint !== null) lines.push(`  hint: ${hint}`)
   if (verbose) lines.push(error.toData().stack ?? '')
   return `${lines.join('\n')}\n`
 }

@@ -1,6 +1,7 @@
 import type { JobEvent, Progress, Report } from '../src/core/job.ts'
 import { AppError } from '../src/core/errors.ts'
 import type { Control } from '../src/api/control.ts'
+import { findingsText } from './findings.ts'
 import { formatBytes, formatSeconds } from './text.ts'
 
 /** Where progress is shown: stderr, with a line that is rewritten if it is a terminal. */
@@ -13,10 +14,17 @@ export interface ProgressStream {
 /** Lines on a stream that is no terminal come at this distance: enough to follow a log, few enough to read it. */
 const LINE_EVERY_MS = 5000
 
+/** Of a terminal that does not tell its width. */
+const DEFAULT_COLUMNS = 80
+
 const BAR_WIDTH = 24
 
 /** Follows a job to its end; returns its report or throws its error. `stream` null shows nothing. */
-export async function follow(job: Control, stream: ProgressStream | null): Promise<Report> {
+export async function follow(
+  job: Pick<Control, 'next'>,
+  stream: ProgressStream | null,
+  { verbose = false }: { readonly verbose?: boolean } = {},
+): Promise<Report> {
   let lastLine = 0
   let open = false
   const clear = (): void => {
@@ -27,7 +35,7 @@ export async function follow(job: Control, stream: ProgressStream | null): Promi
     if (stream === null) return
     const line = progressLine(progress)
     if (stream.isTTY === true) {
-      stream.write(`\r\x1b[K${line.slice(0, (stream.columns ?? 80) - 1)}`)
+      stream.write(`\r\x1b[K${line.slice(0, (stream.columns ?? DEFAULT_COLUMNS) - 1)}`)
       open = true
     } else if (progress.elapsedMs - lastLine >= LINE_EVERY_MS) {
       lastLine = progress.elapsedMs
@@ -37,19 +45,20 @@ export async function follow(job: Control, stream: ProgressStream | null): Promi
   for (;;) {
     const events: readonly JobEvent[] = await job.next()
     if (events.length === 0) throw new AppError('internal', 'the job ended without a word')
+    const findings = events.flatMap((event) => (event.type === 'log' ? [event.finding] : []))
+    const told = findingsText(
+      findings.filter(({ severity }) => verbose || severity !== 'info'),
+      verbose,
+    )
+    if (told !== '') {
+      clear()
+      stream?.write(told)
+    }
     for (const event of events) {
       if (event.type === 'progress') show(event.progress)
-      else if (event.type === 'log') {
-        clear()
-        const { severity, message, hint } = event.finding
-        if (severity !== 'info') stream?.write(`${severity}: ${message}${hint === undefined ? '' : ` ${hint}`}\n`)
-      } else if (event.type === 'done') {
-        clear()
-        return event.report
-      } else {
-        clear()
-        throw AppError.fromData(event.error)
-      }
+      if (event.type === 'done' || event.type === 'failed') clear()
+      if (event.type === 'done') return event.report
+      if (event.type === 'failed') throw AppError.fromData(event.error)
     }
   }
 }

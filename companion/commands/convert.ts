@@ -1,13 +1,12 @@
 import type { Api } from '../../src/api/api.ts'
-import type { ConvertRequest, PlanSummary } from '../../src/api/wire.ts'
+import type { ConvertRequest } from '../../src/api/wire.ts'
 import { AppError } from '../../src/core/errors.ts'
-import type { Report } from '../../src/core/job.ts'
 import type { OptionSpec } from '../../src/core/option.ts'
 import { formatId } from '../../src/engines/index.ts'
 import { inputPlace, outputPlace, parseArguments, type FlagSpec } from '../arguments.ts'
 import type { Command, Terminal } from '../main.ts'
 import { follow } from '../progress.ts'
-import { formatBytes, formatSeconds, table } from '../text.ts'
+import { planText, reportText } from './convert-text.ts'
 import { apiFor, COMMON_FLAGS, helpText, MACHINE_FLAGS } from './options.ts'
 
 const FLAGS: readonly FlagSpec[] = [
@@ -15,7 +14,7 @@ const FLAGS: readonly FlagSpec[] = [
     name: 'output',
     short: 'o',
     value: 'PATH',
-    help: 'the file to write, or the folder to write it into (this folder)',
+    help: 'the file to write, or the folder to write it into: one that is there, or a path without an ending (this folder)',
   },
   { name: 'dry-run', help: 'say what would be done, with exact sizes, and do nothing' },
   { name: 'overwrite', help: 'replace an output that is there' },
@@ -25,10 +24,14 @@ const FLAGS: readonly FlagSpec[] = [
   ...COMMON_FLAGS,
 ]
 
-const USAGE = `modelconvert convert INPUT FORMAT [options]
+const USAGE = `usage: modelconvert convert INPUT FORMAT [options]
 
-Reads the model in INPUT (a folder, or "sample") and writes it in another format.
-Run again after an interruption, the same command goes on where it was.`
+Writes the model in INPUT (a folder, or "sample", a small model that comes along) in another format.
+Run again after an interruption, the same command goes on where it was.
+
+  modelconvert convert ./Llama-3.2-1B gguf                      Llama-3.2-1B-Q4_K_M.gguf, here
+  modelconvert convert ./Llama-3.2-1B gguf --quant q8_0 -o out/
+  modelconvert convert ./Llama-3.2-1B gguf --dry-run            exact sizes first`
 
 /** `modelconvert convert INPUT FORMAT`. */
 export const convertCommand: Command = async (args, terminal) => {
@@ -42,24 +45,25 @@ export const convertCommand: Command = async (args, terminal) => {
     })
   }
   const path = flags.get('output')
-  const { place, name } = outputPlace(typeof path === 'string' ? path : undefined)
+  const { folder, name } = outputPlace(typeof path === 'string' ? path : undefined)
   const request: ConvertRequest = {
     input: inputPlace(input),
     target: formatId(format) ?? format,
     options,
-    output: place,
+    output: { kind: 'path', path: folder },
     name,
     overwrite: flags.has('overwrite'),
     restart: flags.has('restart'),
   }
   const api = apiFor(terminal, flags)
   try {
-    if (flags.has('dry-run')) return await dryRun(api, request, flags, terminal)
+    if (flags.has('dry-run')) return await dryRun(api, request, folder, flags, terminal)
     const job = api.start(request)
     const interrupt = onInterrupt(() => job.cancel(true), terminal)
     try {
-      const report = await follow(job, flags.has('quiet') ? null : terminal.stderr)
-      terminal.stdout(flags.has('json') ? `${JSON.stringify({ ok: true, report }, null, 2)}\n` : reportText(report))
+      const report = await follow(job, flags.has('quiet') ? null : terminal.stderr, { verbose: flags.has('verbose') })
+      if (flags.has('json')) terminal.stdout(`${JSON.stringify({ ok: true, output: folder, report }, null, 2)}\n`)
+      else terminal.stdout(reportText(report, folder))
     } finally {
       interrupt.dispose()
     }
@@ -97,41 +101,11 @@ function onInterrupt(stop: () => void, terminal: Terminal): { dispose(): void } 
 async function dryRun(
   api: Api,
   request: ConvertRequest,
+  folder: string,
   flags: ReadonlyMap<string, string | true>,
   terminal: Terminal,
 ): Promise<void> {
   const plan = await api.plan(request)
-  terminal.stdout(flags.has('json') ? `${JSON.stringify({ ok: true, plan }, null, 2)}\n` : planText(plan))
-}
-
-function planText(plan: PlanSummary): string {
-  const rows = plan.tensors.map(({ name, shape, from, to, bytes }) => [
-    name,
-    `[${shape.join(', ')}]`,
-    from === to ? from : `${from} -> ${to}`,
-    formatBytes(bytes),
-  ])
-  const lines = [table(rows), '']
-  for (const { severity, message } of plan.findings) lines.push(`${severity}: ${message}`)
-  for (const { path, size } of plan.files) lines.push(`${path}  ${formatBytes(size)} (${size} bytes)`)
-  lines.push(
-    `reads ${formatBytes(plan.readBytes)}, writes ${formatBytes(plan.writeBytes)}, holds at most ${formatBytes(plan.peakBytes)}`,
-  )
-  if (plan.keptBytes > 0) lines.push(`an interrupted run has written ${formatBytes(plan.keptBytes)} of it already`)
-  if (plan.freeBytes !== null) lines.push(`free at the output: ${formatBytes(plan.freeBytes)}`)
-  return `${lines.join('\n')}\n`
-}
-
-function reportText(report: Report): string {
-  const seconds = report.elapsedMs / 1000
-  const lines = report.files.map(({ path, size, sha256 }) => `${path}  ${formatBytes(size)}\n  sha256 ${sha256}`)
-  const kept = report.keptBytes > 0 ? `, ${formatBytes(report.keptBytes)} of it from an interrupted run` : ''
-  lines.push(
-    `read ${formatBytes(report.readBytes)}, wrote ${formatBytes(report.writeBytes)}${kept} in ${seconds < 10 ? `${seconds.toFixed(2)} s` : formatSeconds(seconds)}` +
-      ` (${formatBytes(report.readBytes / Math.max(seconds, 1e-3))}/s), holding at most ${formatBytes(report.peakBytes)}`,
-  )
-  if (report.backends.length > 0) lines.push(`computed by ${report.backends.join(', ')}`)
-  const validated = report.findings.find(({ code }) => code === 'samples-agree')
-  if (validated !== undefined) lines.push(`valid: ${validated.message}`)
-  return `${lines.join('\n')}\n`
+  if (flags.has('json')) terminal.stdout(`${JSON.stringify({ ok: true, output: folder, plan }, null, 2)}\n`)
+  else terminal.stdout(planText(plan, folder, flags.has('verbose')))
 }

@@ -2,10 +2,11 @@ import type { Inspection } from '../../src/api/wire.ts'
 import { AppError } from '../../src/core/errors.ts'
 import { inputPlace, parseArguments } from '../arguments.ts'
 import type { Command } from '../main.ts'
-import { formatBytes, formatCount, table } from '../text.ts'
+import { definitions, formatBytes, formatCount, table } from '../text.ts'
+import { findingsText } from '../findings.ts'
 import { apiFor, COMMON_FLAGS, helpText } from './options.ts'
 
-const USAGE = `modelconvert inspect MODEL
+const USAGE = `usage: modelconvert inspect MODEL
 
 Says what a model is, from its headers: nothing large is read.`
 
@@ -22,18 +23,22 @@ export const inspectCommand: Command = async (args, terminal) => {
   const api = apiFor(terminal, flags)
   try {
     const inspection = await api.inspect(inputPlace(model))
-    terminal.stdout(flags.has('json') ? `${JSON.stringify({ ok: true, inspection }, null, 2)}\n` : text(inspection))
+    terminal.stdout(
+      flags.has('json')
+        ? `${JSON.stringify({ ok: true, inspection }, null, 2)}\n`
+        : text(inspection, flags.has('verbose')),
+    )
   } finally {
     await api.close()
   }
 }
 
-function text(model: Inspection): string {
+function text(model: Inspection, verbose: boolean): string {
   const rows: [string, string][] = [
     ['name', model.name],
     ['format', `${model.formatTitle}: ${model.because}`],
     ['architecture', `${model.className} (${model.architecture})`],
-    ['parameters', `${formatCount(model.parameters)} in ${model.tensorCount} tensors`],
+    ['parameters', `${formatCount(model.parameters)} (${model.parameters}) in ${model.tensorCount} tensors`],
     [
       'weights',
       `${formatBytes(model.weightBytes)}: ${model.dtypes.map(({ dtype, bytes }) => `${dtype} ${formatBytes(bytes)}`).join(', ')}`,
@@ -46,10 +51,8 @@ function text(model: Inspection): string {
     ['vocabulary', `${model.vocabSize}${model.tied ? ', embedding and head tied' : ''}`],
     ['tokenizer', model.tokenizer ?? 'none'],
   ]
-  // a name is no number, whatever it begins with
-  const width = Math.max(...rows.map(([name]) => name.length))
-  const lines = rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`)
+  const lines = [definitions(rows, { indent: 0, column: Math.max(...rows.map(([name]) => name.length)) + 2 })]
   lines.push('', table(model.files.map(({ path, size }) => [path, formatBytes(size)])))
-  for (const { severity, message } of model.findings) lines.push(`${severity}: ${message}`)
+  if (model.findings.length > 0) lines.push('', findingsText(model.findings, verbose).trimEnd())
   return `${lines.join('\n')}\n`
 }

@@ -4,6 +4,7 @@ import { AppError } from '../../src/core/errors.ts'
 import type { OptionSpec } from '../../src/core/option.ts'
 import { parseCount, parseSize, type FlagSpec } from '../arguments.ts'
 import type { Terminal } from '../main.ts'
+import { definitions } from '../text.ts'
 
 /** Flags that every command takes. */
 export const COMMON_FLAGS: readonly FlagSpec[] = [
@@ -52,22 +53,35 @@ export function apiFor(terminal: Terminal, flags: ReadonlyMap<string, string | t
 
 /** A help text from the flags' and options' own words. */
 export function helpText(usage: string, flags: readonly FlagSpec[], specs: readonly OptionSpec[]): string {
-  const rows: [string, string][] = []
-  for (const { name, kind, help } of specs) {
-    if (kind.kind !== 'choice') {
-      rows.push([`--${name}${kind.kind === 'flag' ? '' : ` ${kind.kind === 'integer' ? 'N' : 'TEXT'}`}`, help])
-      continue
-    }
-    rows.push([`--${name} ${kind.choices.map((choice) => choice.value).join('|')}`, `${help} (${kind.default})`])
-    for (const choice of kind.choices) rows.push([`    ${choice.value}`, choice.help])
-  }
-  for (const { name, short, value, help } of flags) {
-    rows.push([`${short === undefined ? '' : `-${short}, `}--${name}${value === undefined ? '' : ` ${value}`}`, help])
-  }
-  // the long lists of choices must not push every help to the right
-  const width = 26
-  const lines = rows.map(([left, right]) =>
-    left.length > width ? `  ${left}\n  ${' '.repeat(width)}  ${right}` : `  ${left.padEnd(width)}  ${right}`,
+  const options = specs.map((spec) => optionText(spec, 2))
+  const own = definitions(
+    flags.map(({ name, short, value, help }) => [
+      `${short === undefined ? '' : `-${short}, `}--${name}${value === undefined ? '' : ` ${value}`}`,
+      help,
+    ]),
   )
-  return `${usage}\n\n${lines.join('\n')}\n`
+  return `${[usage, ...(options.length === 0 ? [] : [options.join('\n')]), own].join('\n\n')}\n`
+}
+
+/** A format's option with its choices. */
+export function optionText({ name, kind, help }: OptionSpec, indent: number): string {
+  switch (kind.kind) {
+    case 'flag':
+      return definitions([[`--${name}`, help]], { indent })
+    case 'integer':
+      return definitions([[`--${name} N`, help]], { indent })
+    case 'text':
+      return definitions([[`--${name} TEXT`, help]], { indent })
+    case 'choice': {
+      const choices = kind.choices.map((choice): [string, string] => [
+        choice.value,
+        `${choice.help}${choice.value === kind.default ? ' The default.' : ''}`,
+      ])
+      const column = Math.max(...choices.map(([value]) => value.length)) + 2
+      return [
+        definitions([[`--${name} TYPE`, help]], { indent }),
+        definitions(choices, { indent: indent + 4, column: Math.max(column, 22) }),
+      ].join('\n')
+    }
+  }
 }
