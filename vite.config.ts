@@ -67,6 +67,8 @@ export default defineConfig({
     assetsInlineLimit: 0,
   },
   worker: { format: 'es' },
+  // Found only once a worker runs, it would reload the page under development.
+  optimizeDeps: { include: ['hash-wasm'] },
   server: { headers: ISOLATION },
   preview: { headers: ISOLATION },
   plugins: [
