@@ -14,7 +14,8 @@ export type OptionKind =
   | { readonly kind: 'choice'; readonly choices: readonly Choice[]; readonly default: string }
   | { readonly kind: 'flag'; readonly default: boolean }
   | { readonly kind: 'integer'; readonly min: number; readonly max: number; readonly default: number | null }
-  | { readonly kind: 'text'; readonly default: string | null }
+  /** With `file` the value is the text of a file, whose path the command takes. */
+  | { readonly kind: 'text'; readonly default: string | null; readonly file?: true }
 
 export interface Choice {
   readonly value: string

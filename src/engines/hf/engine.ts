@@ -5,6 +5,7 @@ import type { Engine, Match, Verdict } from '../engine.ts'
 import { CONFIG_FILE, findModels } from './files.ts'
 import { loadModel } from './open.ts'
 import { validateModel } from './validate.ts'
+import { planHuggingFace, WRITE_OPTIONS } from './write.ts'
 
 /** How sure a match is: a whole model; something that opening will refuse with a reason better than "not a model". */
 const WHOLE = 0.9
@@ -40,15 +41,15 @@ function canInfer(checkpoint: Checkpoint): Verdict {
   return { can: false, because: `the forward pass of ${checkpoint.architecture} is not described yet` }
 }
 
-/** HuggingFace transformers, read only for now. */
+/** HuggingFace transformers. */
 export const huggingface: Engine = {
   id: 'huggingface',
   title: 'HuggingFace (transformers)',
-  options: [],
+  options: WRITE_OPTIONS,
   detect,
   open,
   needs: () => [],
-  convert: null,
+  convert: (checkpoint, options) => planHuggingFace(checkpoint, options),
   validate: validateModel,
   canInfer,
 }

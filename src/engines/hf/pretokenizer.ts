@@ -126,6 +126,68 @@ export function recognisePreTokenizer(json: JsonObject): PreTokenizer {
   return { family: family?.name ?? null, description }
 }
 
+/** What llama.cpp also calls the families above. */
+const OTHER_NAMES: ReadonlyMap<string, string> = new Map([
+  ['llama3', 'llama-bpe'],
+  ['llama-v3', 'llama-bpe'],
+  ['dbrx', 'smaug-bpe'],
+  ['gpt2', 'gpt-2'],
+  ['starcoder', 'smollm'],
+  ['refact', 'smollm'],
+  ['command-r', 'smollm'],
+  ['codeshell', 'smollm'],
+])
+
+/** Families whose models put text into NFC first, which llama.cpp leaves out. */
+const NFC_FAMILIES: ReadonlySet<string> = new Set(['qwen2'])
+
+/** A family as tokenizer.json writes it. */
+export interface PreTokenizerJson {
+  readonly normalizer: Json
+  readonly preTokenizer: Json
+  /** Whether a word that is a token is taken whole. */
+  readonly ignoreMerges: boolean
+}
+
+/** The steps of a family of llama.cpp's, the reverse of {@link recognisePreTokenizer}; null if it is not known whole. */
+export function preTokenizerJson(name: string): PreTokenizerJson | null {
+  const known = OTHER_NAMES.get(name) ?? name
+  const family = FAMILIES.find((candidate) => candidate.name === known)
+  const written = family?.steps.map((step) => (typeof step === 'string' ? stepJson(step) : null)) ?? [null]
+  const steps = written.filter((step) => step !== null)
+  if (family === undefined || steps.length < written.length) return null
+  return {
+    normalizer: NFC_FAMILIES.has(family.name) ? new Map([['type', 'NFC']]) : null,
+    preTokenizer: new Map<string, Json>([
+      ['type', 'Sequence'],
+      ['pretokenizers', steps],
+    ]),
+    ignoreMerges: family.ignoreMerges ?? false,
+  }
+}
+
+/** The step of a description; null for one that is not written. */
+function stepJson(step: string): JsonObject | null {
+  const json = (type: string, ...fields: readonly (readonly [string, Json])[]): JsonObject =>
+    new Map<string, Json>([['type', type], ...fields])
+  const regex = /^split \/(.*)\/$/su.exec(step)?.[1]
+  if (regex !== undefined) {
+    return json('Split', ['pattern', new Map([['Regex', regex]])], ['behavior', 'Isolated'], ['invert', false])
+  }
+  switch (step) {
+    case GPT2_STEP:
+    case BYTES_STEP:
+      return json('ByteLevel', ['add_prefix_space', false], ['trim_offsets', true], ['use_regex', step === GPT2_STEP])
+    case DIGIT_STEP:
+    case DIGITS_STEP:
+      return json('Digits', ['individual_digits', step === DIGIT_STEP])
+    case 'punctuation contiguous':
+      return json('Punctuation', ['behavior', 'Contiguous'])
+    default:
+      return null
+  }
+}
+
 /** The pre-tokenizer that a class has built in, where there is only vocab.json and merges.txt. */
 export function preTokenizerOfClass(name: string | null): PreTokenizer {
   const family =

@@ -1,0 +1,208 @@
+/** A HuggingFace folder of a checkpoint, as transformers' save_pretrained would lay it out. */
+import { requireArchitecture, type Checkpoint } from '../../core/checkpoint.ts'
+import { dtypeInfo, type DType } from '../../core/dtype.ts'
+import { AppError } from '../../core/errors.ts'
+import { formatJson, parseJson, isObject, type JsonObject } from '../../core/json.ts'
+import type { OptionSpec, OptionValues } from '../../core/option.ts'
+import type { Finding, Plan, PlannedFile } from '../../core/plan.ts'
+import { cast, permute, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
+import { expectedTensors, type Architecture } from '../../models/architecture.ts'
+import { architectureFor } from '../../models/index.ts'
+import type { StoredTensor } from '../containers/safetensors-files.ts'
+import {
+  bytesFile,
+  copiedFile,
+  DTYPE_OPTION,
+  dtypeOption,
+  planShards,
+  SHARD_OPTION,
+  shardSizeOf,
+  type NamedTensor,
+} from '../containers/shards.ts'
+import { architectureOf, normalizeConfig } from './config.ts'
+import { CONFIG_FILE } from './files.ts'
+import { GENERATION_CONFIG } from './open.ts'
+import { assignRoles } from './weights.ts'
+import { configJson, generationJson } from './write-config.ts'
+import { tokenizerFiles } from './write-tokenizer.ts'
+
+/** What `convert` takes. */
+export const WRITE_OPTIONS: readonly OptionSpec[] = [
+  DTYPE_OPTION,
+  SHARD_OPTION,
+  {
+    name: 'config',
+    title: 'Configuration',
+    help: 'The config.json of the model, for weights that come without one.',
+    kind: { kind: 'text', default: null, file: true },
+  },
+]
+
+const STEM = 'model'
+
+/** transformers before 4.47 refuses files that do not say so. */
+const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
+
+/** Scalar types that kernels cast from. */
+const CASTABLE: ReadonlySet<DType> = new Set(['f32', 'f16', 'bf16'])
+
+/** Files that hold a vocabulary. */
+const VOCABULARIES = ['tokenizer.json', 'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt']
+
+/** The plan of a folder: weights first, config.json, which completes it, last. */
+export async function planHuggingFace(given: Checkpoint, options: OptionValues): Promise<Plan> {
+  const limit = shardSizeOf(options)
+  const checkpoint = await configured(given, options['config'])
+  requireArchitecture(checkpoint, 'a HuggingFace model')
+  const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
+  const findings: Finding[] = []
+  const tensors = nameTensors(checkpoint, architecture, dtypeOption(options), findings)
+  const { weights, index } = planShards(tensors, STEM, limit, METADATA)
+  const files = [
+    ...weights,
+    ...companionFiles(checkpoint, findings),
+    ...(index === null ? [] : [index]),
+    jsonFile(CONFIG_FILE, configJson(checkpoint, architecture, mainType(tensors, checkpoint.config.dtype))),
+  ]
+  return {
+    target: 'huggingface',
+    stages: [],
+    files,
+    findings,
+    readBytes: files.reduce((sum, file) => sum + readBytes(file), 0),
+    writeBytes: files.reduce((sum, { size }) => sum + size, 0),
+  }
+}
+
+function readBytes(file: PlannedFile): number {
+  let sum = 0
+  for (const segment of file.segments) {
+    if (segment.kind === 'tensor') for (const source of readsOf(segment.recipe)) sum += tensorBytes(source)
+  }
+  return sum
+}
+
+function jsonFile(path: string, json: JsonObject): PlannedFile {
+  return bytesFile(path, `${formatJson(json)}\n`)
+}
+
+/** Bare weights with the configuration that was given for them. */
+async function configured(checkpoint: Checkpoint, text: OptionValues[string] | undefined): Promise<Checkpoint> {
+  if (typeof text !== 'string' || text === '') return checkpoint
+  const { stored } = checkpoint
+  if (stored === undefined) {
+    throw new AppError(
+      'bad-option',
+      `--config is for weights without a configuration; ${checkpoint.name} has its own`,
+      {
+        hint: 'Leave --config out, or edit the config.json of the model.',
+      },
+    )
+  }
+  const raw = parseJson(text, '--config')
+  if (!isObject(raw)) {
+    throw new AppError('bad-option', '--config is not a JSON object', { hint: 'Give the config.json of the model.' })
+  }
+  const architecture = await architectureOf(raw, '--config')
+  const { config, findings } = normalizeConfig(raw, '--config', architecture)
+  const tensors = new Map<string, StoredTensor>()
+  for (const [role, recipe] of checkpoint.tensors) {
+    const lies = recipe.op === 'permute' ? recipe.of : recipe
+    if (lies.op === 'read') tensors.set(stored.names.get(role) ?? role, lies)
+  }
+  const files = [...new Set([...tensors.values()].map(({ file }) => file))]
+  const roles = assignRoles({ tensors, files, withoutFormat: [], totalSize: null, findings: [] }, architecture, config)
+  return {
+    ...checkpoint,
+    architecture: architecture.id,
+    config,
+    tensors: roles.tensors,
+    findings: [...checkpoint.findings, ...findings, ...roles.findings],
+  }
+}
+
+/** The tensors under their HuggingFace names, in the model's order and the type asked for. */
+function nameTensors(
+  { config, tensors }: Checkpoint,
+  architecture: Architecture,
+  dtype: DType | null,
+  findings: Finding[],
+): readonly NamedTensor[] {
+  const named: NamedTensor[] = []
+  const dequantized: string[] = []
+  for (const { role, hf, transposed, optional } of expectedTensors(architecture, config)) {
+    const recipe = tensors.get(role)
+    if (recipe === undefined) {
+      if (optional) continue
+      throw new AppError('missing-tensor', `The checkpoint has no ${role}, which ${config.className} needs`, {
+        where: { tensor: role },
+        hint: 'The checkpoint is incomplete. Download it again.',
+      })
+    }
+    const oriented = transposed ? transposedBack(recipe) : recipe
+    const quantized = dtypeInfo(oriented.dtype).kind === 'quant'
+    if (quantized) dequantized.push(hf)
+    const wanted = dtype ?? (quantized ? 'f32' : oriented.dtype)
+    if (wanted !== oriented.dtype && !quantized && !CASTABLE.has(oriented.dtype)) {
+      throw new AppError('unsupported', `${hf} is stored as ${oriented.dtype}, which cannot be made ${wanted} yet`, {
+        where: { tensor: hf },
+        hint: 'Keep the type (--dtype keep).',
+      })
+    }
+    named.push({ name: hf, recipe: cast(oriented, wanted) })
+  }
+  if (dequantized.length > 0) {
+    findings.push({
+      severity: 'warning',
+      code: 'dequantized',
+      message: `${dequantized.length} tensors are quantised in the source: they are written as ${(dtype ?? 'f32').toUpperCase()}, but what quantisation lost stays lost`,
+      ...(dtype === null ? { hint: '--dtype bf16 halves the size.' } : {}),
+    })
+  }
+  return named
+}
+
+/** Undoes the transposition that a reader made, without moving anything where it did. */
+function transposedBack(recipe: Recipe): Recipe {
+  return recipe.op === 'permute' && recipe.axes.join() === '1,0' ? recipe.of : permute(recipe, [1, 0])
+}
+
+/** The type that config.json should name: what it names already if weights have it, else that of most bytes. */
+function mainType(tensors: readonly NamedTensor[], declared: DType): DType {
+  const bytes = new Map<DType, number>()
+  for (const { recipe } of tensors) bytes.set(recipe.dtype, (bytes.get(recipe.dtype) ?? 0) + tensorBytes(recipe))
+  if (bytes.has(declared)) return declared
+  return [...bytes].sort((a, b) => b[1] - a[1])[0]?.[0] ?? declared
+}
+
+/** What goes beside the weights: carried over where the source has it, made where it is known, told where it is not. */
+function companionFiles({ config, extras, tokenizer }: Checkpoint, findings: Finding[]): readonly PlannedFile[] {
+  const carried = [...extras].filter(([path]) => path !== CONFIG_FILE && !/\.safetensors(?:\.index\.json)?$/.test(path))
+  const files = carried.map(([path, recipe]) => copiedFile(path, recipe))
+  if (!extras.has(GENERATION_CONFIG)) files.push(jsonFile(GENERATION_CONFIG, generationJson(config)))
+  if (VOCABULARIES.some((path) => extras.has(path))) return files
+  if (tokenizer === null) {
+    findings.push({
+      severity: 'warning',
+      code: 'no-tokenizer',
+      message: 'The source has no tokenizer, so the folder will have none',
+      hint: 'Put the tokenizer files of the original model into it.',
+    })
+    return files
+  }
+  try {
+    const made = tokenizerFiles(tokenizer, config)
+    findings.push(...made.findings)
+    for (const [path, json] of made.files) if (!extras.has(path)) files.push(jsonFile(path, json))
+  } catch (error) {
+    const { code, message, hint } = AppError.from(error)
+    if (code !== 'unsupported') throw error
+    findings.push({
+      severity: 'warning',
+      code: 'no-tokenizer',
+      message: `${message}. The folder will have no tokenizer`,
+      ...(hint === null ? {} : { hint }),
+    })
+  }
+  return files
+}
