@@ -1,6 +1,7 @@
 import { mount } from 'svelte'
 import App from './app.svelte'
 import { connect } from './state/client.ts'
+import { createHolds } from './state/holds.ts'
 import { Offline } from './state/offline.svelte.ts'
 import { allowed, pickFolder } from './state/places.ts'
 import { createRecords } from './state/records.ts'
@@ -13,7 +14,14 @@ if (target === null) throw new Error('index.html has no #app')
 
 // ?threads=1 in the address limits the kernel threads: to measure, or to spare a machine.
 const wire = connect(Number(new URLSearchParams(location.search).get('threads') ?? 0) || 0)
-const session = new Session({ wire, records: createRecords(), shelf: createShelf(), allowed, pickFolder })
+const session = new Session({
+  wire,
+  records: createRecords(),
+  shelf: createShelf(),
+  holds: createHolds(),
+  allowed,
+  pickFolder,
+})
 const offline = new Offline()
 mount(App, { target, props: { session, offline } })
 void session.begin()

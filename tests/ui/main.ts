@@ -55,6 +55,7 @@ const session = new Session({
     copy: () => Promise.resolve(),
     remove: () => Promise.resolve(),
   },
+  holds: { hold: () => () => Promise.resolve(), held: () => Promise.resolve(new Set<string>()) },
   allowed: () => Promise.resolve(true),
   pickFolder: () => Promise.resolve({ kind: 'handle', handle: null, name: 'models' }),
 })

@@ -43,6 +43,7 @@ const scratch = (name: string): ScratchPlace => ({ kind: 'scratch', path: `outpu
 
 function setUp(scenario: Scenario = {}, change: Partial<Page> = {}, wires: Partial<Wire> = {}) {
   const kept = new Map<string, JobRecord>()
+  const held = new Set<string>()
   const wire = { ...code.createFakeWire({ jobMs: 300, ...scenario }), ...wires }
   const page: Page = {
     wire,
@@ -59,11 +60,18 @@ function setUp(scenario: Scenario = {}, change: Partial<Page> = {}, wires: Parti
       copy: async () => undefined,
       remove: async () => undefined,
     },
+    holds: {
+      hold(key) {
+        held.add(key)
+        return async () => void held.delete(key)
+      },
+      held: async () => held,
+    },
     allowed: async () => true,
     pickFolder: async () => ({ kind: 'handle', handle: null, name: 'picked' }),
     ...change,
   }
-  return { session: new code.Session(page), kept, wire }
+  return { session: new code.Session(page), kept, held, wire }
 }
 
 test('opening a model preselects what is recommended and plans it', async () => {
@@ -103,14 +111,16 @@ test('a folder that is no model fails with what to do, and can be tried again', 
 })
 
 test('a conversion is remembered while it runs and forgotten when it is done', async () => {
-  const { session, kept } = setUp()
+  const { session, kept, held } = setUp()
   await session.open(SAMPLE, 'the sample')
   const run = session.convert()
   await vi.waitFor(() => expect(kept.size).toBe(1))
-  expect([...kept.values()][0]).toMatchObject({ title: 'Q4_K_M', request: { input: SAMPLE, overwrite: true } })
+  expect([...kept.values()][0]).toMatchObject({ title: 'GGUF Q4_K_M', request: { input: SAMPLE, overwrite: true } })
+  expect([...held]).toEqual(['k1'])
   await run
   expect(session.screen).toBe('done')
   expect(kept.size).toBe(0)
+  expect(held.size).toBe(0)
   expect(session.finished?.checks.length).toBe(2)
 })
 
@@ -187,8 +197,12 @@ test('without permission nothing starts', async () => {
 })
 
 test('an interrupted job is offered with what is known of it', async () => {
-  const { session, kept } = setUp({ interrupted: true })
+  const { session, kept, held } = setUp({ interrupted: true })
+  held.add('k0')
   await session.begin()
+  expect(session.unfinished, 'it runs in another tab').toEqual([])
+  held.delete('k0')
+  await session.refresh()
   expect(session.unfinished).toMatchObject([{ record: null, job: { key: 'k0' } }])
   kept.set('k0', {
     key: 'k0',

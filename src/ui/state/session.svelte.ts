@@ -3,6 +3,7 @@ import { AppError, type ErrorData } from '../../core/errors.ts'
 import type { Progress, Report } from '../../core/job.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { ConvertRequest, DeviceInfo, Inspection, Interrupted, PlanSummary, Target, Wire } from '../../api/wire.ts'
+import type { Holds } from './holds.ts'
 import { keepable, type JobRecord, type Records } from './records.ts'
 import type { ScratchPlace, Shelf, ShelfItem } from './shelf.ts'
 
@@ -50,6 +51,7 @@ export interface Page {
   readonly wire: Wire
   readonly records: Records
   readonly shelf: Shelf
+  readonly holds: Holds
   allowed(place: Place, mode: 'read' | 'readwrite'): Promise<boolean>
   pickFolder(mode: 'read' | 'readwrite'): Promise<Place | null>
 }
@@ -60,6 +62,12 @@ const RECOMMENDED_QUANT = 'q4_k_m'
 /** Whether a target is the one to recommend. */
 export function isRecommended(target: Target): boolean {
   return target.cost !== null && target.format === 'gguf' && target.options['quant'] === RECOMMENDED_QUANT
+}
+
+/** "GGUF Q4_K_M": a target's format and title in few words. */
+export function targetName({ formatTitle, title }: Target): string {
+  const format = formatTitle.replace(/ \(.*\)$/, '')
+  return title.startsWith(format) ? title : `${format} ${title}`
 }
 
 /** The whole state of the page: one model, one conversion at a time. It knows the wire but not the DOM. */
@@ -136,16 +144,18 @@ export class Session {
 
   /** Reads again what waits in storage and what was interrupted. */
   async refresh(): Promise<void> {
-    const { wire, shelf, records } = this.page
+    const { wire, shelf, records, holds } = this.page
     // Each is a convenience: a browser that keeps nothing still converts.
-    const [places, remembered, items] = await Promise.all([
+    const [places, remembered, items, held] = await Promise.all([
       shelf.places().catch((): readonly ScratchPlace[] => []),
       records.all().catch((): readonly JobRecord[] => []),
       shelf.list().catch((): readonly ShelfItem[] => []),
+      holds.held().catch((): ReadonlySet<string> => new Set()),
     ])
     const unfinished: Unfinished[] = []
     for (const place of places) {
       for (const job of await wire.interrupted(place).catch((): readonly Interrupted[] => [])) {
+        if (held.has(job.key)) continue
         unfinished.push({ job, place, record: remembered.find((record) => record.key === job.key) ?? null })
       }
     }
@@ -228,7 +238,7 @@ export class Session {
       input: model.place,
       target: target.format,
       options: target.options,
-      output: into ?? this.page.shelf.place(`${model.inspection.name} ${target.title}`),
+      output: into ?? this.page.shelf.place(`${model.inspection.name} ${target.format} ${target.title}`),
       name: null,
       // The browser's storage is ours: converting the same again replaces the earlier file.
       overwrite: overwrite || into === null,
@@ -243,7 +253,7 @@ export class Session {
     }
     const request = this.#compose(overwrite)
     if (request === null) return
-    await this.#run(request, this.target?.title ?? '', this.model?.inspection.name ?? '')
+    await this.#run(request, this.target === null ? '' : targetName(this.target), this.model?.inspection.name ?? '')
   }
 
   /** Takes up an interrupted conversion. Must run in a click. */
@@ -275,6 +285,7 @@ export class Session {
     this.cancelling = false
     this.jobTitle = title
     this.jobModel = modelName
+    let release: (() => Promise<void>) | null = null
     try {
       const readable = await this.page.allowed(request.input, 'read')
       if (!readable || !(await this.page.allowed(request.output, 'readwrite'))) {
@@ -288,6 +299,7 @@ export class Session {
         .put({ key: plan.key, title, modelName, request: keepable(request), startedAt: Date.now() })
         // A database that refuses only costs the offer to resume.
         .catch(() => undefined)
+      release = this.page.holds.hold(plan.key)
       const id = await wire.start(request)
       this.#jobId = id
       for (;;) {
@@ -303,6 +315,8 @@ export class Session {
       await this.#stopped(error)
     } finally {
       this.#jobId = null
+      await release?.()
+      await this.refresh()
     }
   }
 
@@ -320,7 +334,6 @@ export class Session {
     }
     this.screen = 'done'
     await this.#forget()
-    await this.refresh()
   }
 
   async #stopped(error: unknown): Promise<void> {
@@ -333,7 +346,6 @@ export class Session {
     } else {
       this.#fail(error, 'converting')
     }
-    await this.refresh()
   }
 
   async #forget(): Promise<void> {

@@ -27,7 +27,7 @@ test('a dropped folder is converted to the same bytes', async ({ open, site, fol
   await drop(page, [copySample(folder)])
   await expect(page.getByRole('heading', { name: 'Convert it to' })).toBeVisible()
   await expect(page.getByRole('heading', { level: 1 })).toHaveText('sample')
-  await expect(page.getByRole('heading', { name: 'What the file will hold' })).toBeVisible()
+  await expect(page.getByRole('heading', { name: 'What it will hold' })).toBeVisible()
   expect(await convert(page)).toBe(reference.sha256)
 })
 
@@ -40,7 +40,7 @@ test('where there is no folder picker, an input takes the folder', async ({ open
     page.getByRole('button', { name: 'Choose folder' }).click(),
   ])
   await chooser.setFiles(copySample(folder))
-  await expect(page.getByRole('heading', { name: 'What the file will hold' })).toBeVisible()
+  await expect(page.getByRole('heading', { name: 'What it will hold' })).toBeVisible()
   const intoFolder = page.getByRole('radio', { name: /^Save into a folder/ })
   await expect(intoFolder).toBeDisabled()
   await expect(page.getByText('This browser cannot write into a folder')).toBeVisible()

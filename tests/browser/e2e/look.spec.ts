@@ -63,7 +63,7 @@ test('the whole way can be gone by keyboard', async ({ open, site }) => {
   await tabTo('Try the sample')
   await page.keyboard.press('Enter')
   await expect(page.getByRole('heading', { level: 1 })).toBeFocused()
-  await expect(page.getByRole('heading', { name: 'What the file will hold' })).toBeVisible()
+  await expect(page.getByRole('heading', { name: 'What it will hold' })).toBeVisible()
   await tabTo(/^Q4_K_M/)
   await page.keyboard.press('ArrowDown')
   await expect(page.getByRole('radio', { name: /^Q4_K_M/ })).not.toBeChecked()

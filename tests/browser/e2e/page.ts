@@ -135,8 +135,8 @@ async function convertSample(folder: string): Promise<{ path: string; sha256: st
 }
 
 /** Opens the page and waits until it knows what it runs on. */
-export async function visit(context: BrowserContext, url: string): Promise<Page> {
-  const page = context.pages()[0] ?? (await context.newPage())
+export async function visit(context: BrowserContext, url: string, tab?: Page): Promise<Page> {
+  const page = tab ?? context.pages()[0] ?? (await context.newPage())
   await page.goto(url)
   await expect(page.getByTestId('device')).toContainText('Runs on')
   return page
@@ -146,7 +146,7 @@ export async function visit(context: BrowserContext, url: string): Promise<Page>
 export async function openSample(page: Page): Promise<void> {
   await page.getByRole('button', { name: 'Try the sample' }).click()
   await expect(page.getByRole('heading', { name: 'Convert it to' })).toBeVisible()
-  await expect(page.getByRole('heading', { name: 'What the file will hold' })).toBeVisible()
+  await expect(page.getByRole('heading', { name: 'What it will hold' })).toBeVisible()
 }
 
 /** Presses "Convert" and waits for the report. Returns the SHA-256 that it shows. */
