@@ -1,5 +1,6 @@
 import type { ModelConfig } from '../../core/checkpoint.ts'
 import { ggufNumber, type GgufHeader } from '../containers/gguf/reader.ts'
+import { readFacts } from './facts.ts'
 
 /** What a file of this architecture must say, less the architecture's prefix. */
 export const REQUIRED_KEYS: readonly string[] = [
@@ -8,7 +9,6 @@ export const REQUIRED_KEYS: readonly string[] = [
   'embedding_length',
   'feed_forward_length',
   'attention.head_count',
-  'attention.layer_norm_rms_epsilon',
 ]
 
 /** llama.cpp's defaults for keys that a file may leave out. */
@@ -29,13 +29,15 @@ export function configOf(
   const intermediateSize = at('feed_forward_length')
   const heads = at('attention.head_count')
   const contextLength = at('context_length')
-  const normEpsilon = at('attention.layer_norm_rms_epsilon')
+  const normEpsilon = at('attention.layer_norm_rms_epsilon') ?? at('attention.layer_norm_epsilon')
   if (layers === null || hiddenSize === null || intermediateSize === null || heads === null) return null
   if (contextLength === null || normEpsilon === null) return null
   const names = new Map(header.tensors.map((tensor) => [tensor.name, tensor]))
+  const { facts, raw, className, rotaryDim } = readFacts(header, prefix)
   return {
+    ...facts,
     modelType: prefix,
-    className: prefix,
+    className: className ?? prefix,
     hiddenSize,
     layers,
     intermediateSize,
@@ -46,13 +48,17 @@ export function configOf(
     contextLength,
     normEpsilon,
     activation: 'silu',
-    rope: { theta: at('rope.freq_base') ?? DEFAULT_ROPE_BASE, scaling: { kind: 'none' } },
+    rope: {
+      theta: at('rope.freq_base') ?? DEFAULT_ROPE_BASE,
+      scaling: { kind: 'none' },
+      ...(rotaryDim === null ? {} : { dim: rotaryDim }),
+    },
     slidingWindow: null,
     tied: !names.has('output.weight'),
     dtype: 'f32',
     bosId: null,
     eosIds: [],
     padId: null,
-    raw: new Map(flags.map((flag) => [flag, true])),
+    raw: new Map([...raw, ...flags.map((flag) => [flag, true] as const)]),
   }
 }

@@ -1,20 +1,21 @@
-import type { Checkpoint } from '../../core/checkpoint.ts'
+import type { Checkpoint, Role } from '../../core/checkpoint.ts'
 import { elementCount } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionValues } from '../../core/option.ts'
 import type { Finding, Plan } from '../../core/plan.ts'
-import { cast, literalF32, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
-import { expectedTensors, type Architecture } from '../../models/architecture.ts'
+import { cast, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
+import type { Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
+import type { GgufArchitecture } from './arch/contract.ts'
+import { ggufArchitecture } from './arch/index.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
 import { layFiles, splitOptions, type Placed } from './lay.ts'
 import { configFindings, modelMetadata, provenance } from './metadata.ts'
 import { chooseType, DEFAULT_MIX, MIXES, type Choice, type Mix } from './mix.ts'
-import { ggufArchitecture, ggufName, ROPE_FREQS, type GgufArchitecture } from './names.ts'
-import { llama3Factors } from './rope.ts'
+import { ropeTensors } from './rope.ts'
+import { ggufTensors, packRow } from './tensors.ts'
 import { tokenizerMetadata } from './tokenizer.ts'
-import { applyTransforms, transformsOf } from './transforms.ts'
 
 /** The plan of one GGUF file: everything but the weights' own bytes, which are recipes. */
 export async function planGguf(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
@@ -25,13 +26,19 @@ export async function planGguf(checkpoint: Checkpoint, options: OptionValues): P
   const { config } = checkpoint
   const target = ggufArchitecture(checkpoint.architecture)
   const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
+  const refused = target.refuses?.(config) ?? null
+  if (refused !== null) {
+    throw new AppError('unsupported', `llama.cpp cannot run a ${target.name} model with ${refused}`, {
+      hint: 'It would load, and answer wrongly. Convert it to another format.',
+    })
+  }
   const findings: Finding[] = [...configFindings(config, target)]
   const tensors = placeTensors(checkpoint, architecture, target, mix, findings)
   const parameters = tensors.reduce((sum, { recipe }) => sum + elementCount(recipe.shape), 0)
   const tokenizer = tokenizerMetadata(checkpoint.tokenizer, config.vocabSize, pre)
   findings.push(...tokenizer.findings)
   const metadata = new Map<string, GgufValue>([
-    ...modelMetadata(checkpoint, target, mix, parameters),
+    ...modelMetadata(checkpoint, target, mix, parameters, architecture.rotary !== 'none'),
     ...tokenizer.metadata,
     ['modelconvert.recipe', provenance(checkpoint, mix)],
   ])
@@ -75,32 +82,28 @@ function placeTensors(
     kvHeads: config.kvHeads,
     tied: config.tied,
   }
-  const placed: Placed[] = []
-  const { scaling, theta } = config.rope
-  if (scaling.kind === 'llama3') {
-    const factors = llama3Factors(theta, scaling, config.headDim)
-    placed.push({ name: ROPE_FREQS, recipe: literalF32([factors.length], factors) })
-  }
-  if (config.headDim % 2 !== 0) {
-    throw new AppError('unsupported', `Heads of ${config.headDim} channels have no rotary pairs`, {
-      hint: 'Check head_dim, hidden_size and num_attention_heads in config.json.',
-    })
-  }
-  for (const { role } of expectedTensors(architecture, config)) {
-    const source = checkpoint.tensors.get(role)
-    if (source === undefined) {
-      throw new AppError('missing-tensor', `The checkpoint has no ${role}, which ${config.className} needs`, {
-        where: { tensor: role },
-        hint: 'The checkpoint is incomplete. Download it again.',
-      })
-    }
-    const name = ggufName(role)
-    const recipe = applyTransforms(source, transformsOf(role, target, architecture, config))
+  const placed: Placed[] = [...ropeTensors(config)]
+  for (const row of ggufTensors(target, architecture, config)) {
+    const { name } = row
+    if (row.optional && row.roles.some((role) => !checkpoint.tensors.has(role))) continue
+    const recipe = packRow(
+      row,
+      row.roles.map((role) => tensorOf(checkpoint, role)),
+    )
     const choice = chooseType(mix, model, name, recipe.shape)
     noteChoice(name, recipe.shape, choice, findings)
     placed.push({ name, recipe: cast(recipe, choice.type) })
   }
   return placed
+}
+
+function tensorOf(checkpoint: Checkpoint, role: Role): Recipe {
+  const found = checkpoint.tensors.get(role)
+  if (found !== undefined) return found
+  throw new AppError('missing-tensor', `The checkpoint has no ${role}, which ${checkpoint.config.className} needs`, {
+    where: { tensor: role },
+    hint: 'The checkpoint is incomplete. Download it again.',
+  })
 }
 
 /** Says where a tensor's type is not what its mixture would give it. */

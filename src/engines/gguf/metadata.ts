@@ -4,7 +4,7 @@ import { log } from '../../core/math.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { GgufNumberType, GgufValue } from '../containers/gguf/types.ts'
 import type { Mix } from './mix.ts'
-import type { GgufArchitecture } from './names.ts'
+import type { GgufArchitecture } from './arch/contract.ts'
 
 /** ggml's version of its quantised formats. */
 const QUANTIZATION_VERSION = 2
@@ -43,12 +43,13 @@ export function sizeLabel(parameters: number): string {
   return `${scaled.toFixed(Math.round(scaled) < 10 ? 1 : 0)}${letter}`
 }
 
-/** The `general.*` keys and those of the architecture, in llama.cpp's order. */
+/** The `general.*` keys and those of the architecture, in llama.cpp's order. `rotary` is whether heads turn. */
 export function modelMetadata(
   checkpoint: Checkpoint,
   architecture: GgufArchitecture,
   mix: Mix,
   parameters: number,
+  rotary: boolean,
 ): Map<string, GgufValue> {
   const { config, name } = checkpoint
   const { basename, finetune } = nameParts(name)
@@ -72,11 +73,18 @@ export function modelMetadata(
   set('u32', 'attention.head_count_kv', config.kvHeads)
   set('u32', 'attention.key_length', config.headDim)
   set('u32', 'attention.value_length', config.headDim)
-  set('f32', 'attention.layer_norm_rms_epsilon', config.normEpsilon)
-  set('f32', 'rope.freq_base', config.rope.theta)
-  set('u32', 'rope.dimension_count', config.headDim)
-  setRopeScaling(config.rope.scaling, architecture.name, metadata, set)
+  for (const key of architecture.epsilonKeys) set('f32', key, config.normEpsilon)
+  if (rotary) {
+    set('f32', 'rope.freq_base', config.rope.theta)
+    set('u32', 'rope.dimension_count', config.rope.dim ?? config.headDim)
+    setRopeScaling(config.rope.scaling, architecture.name, metadata, set)
+  }
   set('u32', 'vocab_size', config.vocabSize)
+  for (const [key, value] of architecture.keys?.(config) ?? []) {
+    const full = key.replace('{arch}', architecture.name)
+    const isNumber = value.type === 'u32' || value.type === 'f32'
+    metadata.set(full, isNumber ? numeric(value.type, value.value, full) : value)
+  }
   metadata.set('general.file_type', numeric('u32', mix.fileType, 'general.file_type'))
   metadata.set('general.quantization_version', numeric('u32', QUANTIZATION_VERSION, 'general.quantization_version'))
   return metadata
@@ -89,8 +97,14 @@ function setRopeScaling(
   set: (type: GgufNumberType, key: string, value: number) => void,
 ): void {
   // llama3 is a tensor, rope_freqs.weight
-  if (scaling.kind !== 'linear' && scaling.kind !== 'yarn') return
+  if (scaling.kind === 'none' || scaling.kind === 'llama3') return
   metadata.set(`${prefix}.rope.scaling.type`, text(scaling.kind))
+  if (scaling.kind === 'longrope') {
+    // the divisors are tensors
+    set('u32', 'rope.scaling.original_context_length', scaling.originalContext)
+    set('f32', 'rope.scaling.attn_factor', scaling.attentionFactor)
+    return
+  }
   set('f32', 'rope.scaling.factor', scaling.factor)
   if (scaling.kind === 'linear') return
   set('u32', 'rope.scaling.original_context_length', scaling.originalContext)

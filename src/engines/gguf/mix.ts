@@ -124,11 +124,14 @@ const PREDICATES: Readonly<Record<Bump['when'], (i: number, n: number) => boolea
   'first-two': (i) => i < 2,
 }
 
+/** Matrices that are never quantised, being small or not multiplied by. */
+const KEPT = /(?:_norm|ffn_gate_inp|ffn_gate_inp_shexp|attn_rel_b)\.weight$|^(?:position_embd|token_types)\.weight$/
+
 /** The category of a tensor, by its GGUF name. */
 export function categoryOf(name: string): Category {
   if (name === 'output.weight') return 'output'
   if (name === 'token_embd.weight') return 'token_embd'
-  const part = /^blk\.\d+\.(\w+)\.weight$/.exec(name)?.[1]
+  const part = /^blk\.\d+\.(\w+?)(?:_exps|_shexp)?\.weight$/.exec(name)?.[1]
   switch (part) {
     case 'attn_v':
     case 'attn_k':
@@ -138,6 +141,9 @@ export function categoryOf(name: string): Category {
     case 'ffn_gate':
     case 'ffn_down':
       return part
+    // llama.cpp counts a fused projection as its most sensitive part
+    case 'attn_qkv':
+      return 'attn_v'
     default:
       return 'other'
   }
@@ -174,7 +180,7 @@ function isSeventyB({ architecture, layers, heads, kvHeads }: MixModel): boolean
 /** The type of a tensor by its GGUF name and shape (slowest axis first). */
 export function chooseType(mix: Mix, model: MixModel, name: string, shape: readonly number[]): Choice {
   const columns = shape.at(-1) ?? 1
-  if (shape.length < 2 || !name.endsWith('.weight') || name.endsWith('_norm.weight'))
+  if (shape.length < 2 || !name.endsWith('.weight') || KEPT.test(name))
     return { type: 'f32', wanted: 'f32', unavailable: null }
   const category = categoryOf(name)
   if (category === 'output' || (category === 'token_embd' && model.tied)) {

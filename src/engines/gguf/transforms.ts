@@ -1,7 +1,7 @@
 import type { ModelConfig, Role } from '../../core/checkpoint.ts'
 import { affine, permute, reshape, type Recipe } from '../../core/tensor.ts'
 import type { Architecture } from '../../models/architecture.ts'
-import type { GgufArchitecture } from './names.ts'
+import type { GgufArchitecture } from './arch/contract.ts'
 
 /** What a tensor goes through on its way into a GGUF file. Each step has an inverse, for reading. */
 export type Transform =
@@ -9,6 +9,10 @@ export type Transform =
   | { readonly kind: 'interleave'; readonly heads: number }
   /** A constant added: Gemma's norms lie in GGUF as what the hidden state is multiplied by. */
   | { readonly kind: 'add'; readonly value: number }
+  /** Multiplied by a constant. */
+  | { readonly kind: 'scale'; readonly value: number }
+  /** The same elements under another shape. */
+  | { readonly kind: 'reshape'; readonly from: readonly number[]; readonly to: readonly number[] }
 
 /** The steps from a role's tensor to GGUF's, in order; none for most. */
 export function transformsOf(
@@ -17,6 +21,8 @@ export function transformsOf(
   architecture: Architecture,
   config: ModelConfig,
 ): readonly Transform[] {
+  const rule = target.transforms?.find(({ role: pattern }) => pattern.test(role))
+  if (rule !== undefined) return rule.steps(config)
   if (!target.interleavedRotary || architecture.rotary !== 'half') return []
   if (/\.attn\.q\.(?:weight|bias)$/.test(role)) return [{ kind: 'interleave', heads: config.heads }]
   if (/\.attn\.k\.(?:weight|bias)$/.test(role)) return [{ kind: 'interleave', heads: config.kvHeads }]
@@ -39,6 +45,10 @@ function applyTransform(of: Recipe, transform: Transform): Recipe {
       return interleaveRows(of, transform.heads)
     case 'add':
       return affine(of, 1, transform.value)
+    case 'scale':
+      return affine(of, transform.value)
+    case 'reshape':
+      return reshape(of, transform.to)
   }
 }
 
@@ -48,6 +58,10 @@ function undoTransform(of: Recipe, transform: Transform): Recipe {
       return deinterleaveRows(of, transform.heads)
     case 'add':
       return affine(of, 1, -transform.value)
+    case 'scale':
+      return affine(of, 1 / transform.value)
+    case 'reshape':
+      return reshape(of, transform.from)
   }
 }
 

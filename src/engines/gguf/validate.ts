@@ -1,21 +1,23 @@
 import type { Folder, Source } from '../../core/bytes.ts'
 import { AppError, type ErrorPlace } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
-import { expectedTensors, type Architecture } from '../../models/architecture.ts'
+import type { Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
 import { ggufNumber, ggufString, type GgufHeader, type GgufTensor } from '../containers/gguf/reader.ts'
 import { alignUp, GGUF_ALIGNMENT } from '../containers/gguf/types.ts'
+import { architectureIdOf, ggufArchitecture } from './arch/index.ts'
 import { configOf, REQUIRED_KEYS } from './config.ts'
 import { readModel, SPLIT_KEYS, type GgufModel } from './files.ts'
-import { architectureIdOf, ggufName, ROPE_FREQS } from './names.ts'
+import { ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, ROPE_FREQS } from './names.ts'
 import { sampleTensor } from './sample.ts'
+import { ggufTensors } from './tensors.ts'
 import { tokenizerFindings } from './vocabulary.ts'
 
 /** Configuration flags that add tensors which llama.cpp takes but does not ask for. */
 const OPTIONAL_FLAGS: readonly string[] = ['attention_bias', 'mlp_bias']
 
 /** Tensors that llama.cpp takes for any rotary model. */
-const OPTIONAL_TENSORS: readonly string[] = [ROPE_FREQS, 'rope_factors_long.weight', 'rope_factors_short.weight']
+const OPTIONAL_TENSORS: readonly string[] = [ROPE_FREQS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT]
 
 /** Beyond this the rest is one finding: a wrong architecture would otherwise name every tensor. */
 const MAX_FINDINGS = 100
@@ -121,13 +123,13 @@ async function modelFindings(header: ModelHeader, path: string): Promise<readonl
   const name = ggufString(header.metadata, 'general.architecture')
   if (name === null) return [error('missing-key', 'There is no general.architecture', where)]
   const findings: Finding[] = []
-  const id = architectureIdOf(name)
+  const id = architectureIdOf(name, ggufNumber(header.metadata, `${name}.expert_count`))
   if (id === null) {
     const message = `The architecture ${name} is not known here: its tensors are not compared with what it needs`
     findings.push({ severity: 'info', code: 'unknown-architecture', message, where })
     return findings
   }
-  for (const key of REQUIRED_KEYS) {
+  for (const key of [...REQUIRED_KEYS, ...ggufArchitecture(id).epsilonKeys]) {
     if (ggufNumber(header.metadata, `${name}.${key}`) === null)
       findings.push(error('missing-key', `There is no number ${name}.${key}, which llama.cpp needs`, where))
   }
@@ -146,14 +148,14 @@ function tensorFindings(header: ModelHeader, architecture: Architecture, prefix:
     return [error('missing-tensor', message, { file: path }, 'The file is incomplete. Convert it again.')]
   }
   const found = new Map(header.tensors.map((tensor) => [tensor.name, tensor]))
-  for (const { role } of expectedTensors(architecture, required)) {
-    const name = ggufName(role)
-    if (found.has(name)) continue
+  const target = ggufArchitecture(architecture.id)
+  for (const { name, optional } of ggufTensors(target, architecture, required)) {
+    if (optional || found.has(name)) continue
     const message = `There is no tensor ${name}, which ${prefix} models need`
     findings.push(error('missing-tensor', message, { file: path, tensor: name }))
   }
-  const shapes = new Map(expectedTensors(architecture, allowed).map(({ role, shape }) => [ggufName(role), shape]))
-  for (const name of OPTIONAL_TENSORS) shapes.set(name, [required.headDim / 2])
+  const shapes = new Map(ggufTensors(target, architecture, allowed).map(({ name, shape }) => [name, shape]))
+  for (const name of OPTIONAL_TENSORS) shapes.set(name, [(required.rope.dim ?? required.headDim) / 2])
   for (const { name, shape, offset } of header.tensors) {
     const expected = shapes.get(name)
     const where = { file: path, tensor: name, offset }

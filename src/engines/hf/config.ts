@@ -2,8 +2,9 @@ import type { ModelConfig, RopeConfig, RopeScaling } from '../../core/checkpoint
 import type { DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import { isArray, isObject, type Json, type JsonObject } from '../../core/json.ts'
+import { log } from '../../core/math.ts'
 import type { Finding } from '../../core/plan.ts'
-import type { Architecture } from '../../models/architecture.ts'
+import { CONFIG_KEYS, type Architecture, type ConfigKey } from '../../models/architecture.ts'
 import { architectureFor, isKnownArchitecture } from '../../models/index.ts'
 
 /** A config.json under the one set of names. */
@@ -69,24 +70,26 @@ export function normalizeConfig(raw: JsonObject, file: string, architecture: Arc
   const refused = architecture.unsupported(raw)
   if (refused !== null) throw unsupported(file, `${architecture.classNames[0]} with ${refused}`)
 
-  const hiddenSize = reader.count('hidden_size', MAX_WIDTH)
-  const layers = reader.count('num_hidden_layers', MAX_LAYERS)
-  const heads = reader.count('num_attention_heads', MAX_WIDTH)
-  const kvDefault = raw.has('num_key_value_heads') ? heads : (defaults.kvHeads ?? heads)
-  const kvHeads = reader.count('num_key_value_heads', MAX_WIDTH, kvDefault)
+  const keyOf = (key: ConfigKey): string => architecture.keys?.[key] ?? CONFIG_KEYS[key]
+  const count = (key: ConfigKey, max: number, fallback?: number): number => reader.count(keyOf(key), max, fallback)
+  const hiddenSize = count('hiddenSize', MAX_WIDTH)
+  const layers = count('layers', MAX_LAYERS)
+  const heads = count('heads', MAX_WIDTH)
+  const kvDefault = raw.has(keyOf('kvHeads')) ? heads : (defaults.kvHeads ?? heads)
+  const kvHeads = count('kvHeads', MAX_WIDTH, kvDefault)
   if (heads % kvHeads !== 0) {
     throw reader.malformed(`${heads} attention heads cannot share ${kvHeads} key and value heads evenly`)
   }
   const headDefault = defaults.headDim ?? hiddenSize / heads
-  if (!Number.isInteger(headDefault) && (raw.get('head_dim') ?? null) === null) {
+  if (!Number.isInteger(headDefault) && (raw.get(keyOf('headDim')) ?? null) === null) {
     throw reader.malformed(`hidden_size ${hiddenSize} is not a multiple of ${heads} heads, and there is no head_dim`)
   }
-  const headDim = reader.count('head_dim', MAX_WIDTH, headDefault)
+  const headDim = count('headDim', MAX_WIDTH, headDefault)
   if (architecture.rotary !== 'none' && headDim % 2 !== 0) {
     throw reader.malformed(`head_dim ${headDim} is odd: rotary positions need pairs of channels`)
   }
   const vocabSize = reader.count('vocab_size', MAX_VOCABULARY)
-  const contextLength = reader.count('max_position_embeddings', MAX_CONTEXT, defaults.contextLength)
+  const contextLength = count('contextLength', MAX_CONTEXT, defaults.contextLength)
   const window = architecture.slidingWindow(raw)
   if (window !== null && !(Number.isSafeInteger(window) && window > 0)) {
     throw reader.malformed(`sliding_window must be a whole number above 0, not ${window}`)
@@ -94,20 +97,21 @@ export function normalizeConfig(raw: JsonObject, file: string, architecture: Arc
   const { dtype, declared } = reader.dtype()
   const listed = raw.get('architectures')
   const known = architecture.classNames.find((name) => isArray(listed) && listed[0] === name)
-  const config: ModelConfig = {
+  const ratio = defaults.intermediateRatio
+  const base: ModelConfig = {
     modelType: reader.text('model_type') ?? architecture.modelTypes[0] ?? architecture.id,
     className: known ?? architecture.classNames[0] ?? architecture.id,
     hiddenSize,
     layers,
-    intermediateSize: reader.count('intermediate_size', MAX_WIDTH),
+    intermediateSize: count('intermediateSize', MAX_WIDTH, ratio === undefined ? undefined : ratio * hiddenSize),
     heads,
     kvHeads,
     headDim,
     vocabSize,
     contextLength,
-    normEpsilon: reader.positive('rms_norm_eps', raw, defaults.normEpsilon),
-    activation: normalActivation(reader.text('hidden_act') ?? defaults.activation),
-    rope: readRope(reader, architecture, contextLength),
+    normEpsilon: reader.positive(keyOf('normEpsilon'), raw, defaults.normEpsilon),
+    activation: normalActivation(reader.text(keyOf('activation')) ?? defaults.activation),
+    rope: readRope(reader, architecture, headDim, contextLength),
     slidingWindow: window,
     tied: reader.flag('tie_word_embeddings', defaults.tied),
     dtype,
@@ -116,6 +120,7 @@ export function normalizeConfig(raw: JsonObject, file: string, architecture: Arc
     padId: reader.id('pad_token_id', vocabSize, null),
     raw,
   }
+  const config = withFacts(base, architecture, reader)
   if (raw.has('auto_map')) {
     reader.findings.push({
       severity: 'warning',
@@ -125,6 +130,36 @@ export function normalizeConfig(raw: JsonObject, file: string, architecture: Arc
     })
   }
   return { config, dtypeDeclared: declared, findings: reader.findings }
+}
+
+/** No model has more; a hostile config could otherwise make us list billions of tensors. */
+const MAX_EXPERTS = 1 << 12
+
+/** Adds what only the family's configurations have. Throws `malformed` for counts that no model has. */
+function withFacts(base: ModelConfig, architecture: Architecture, reader: ConfigReader): ModelConfig {
+  const facts = architecture.facts?.(base) ?? {}
+  const { experts, decoder, relativePositions: positions, tokenTypes, labels } = facts
+  const counts: readonly (readonly [string, number | undefined, number])[] = [
+    ['number of experts', experts?.count, MAX_EXPERTS],
+    ['number of experts for a token', experts?.used, experts?.count ?? 0],
+    ['width of an expert', experts?.intermediateSize, MAX_WIDTH],
+    ['width of the shared expert', experts?.sharedIntermediateSize, MAX_WIDTH],
+    ['number of decoder layers', decoder?.layers, MAX_LAYERS],
+    ['number of position buckets', positions?.buckets, MAX_WIDTH],
+    ['distance of the last position bucket', positions?.maxDistance, MAX_CONTEXT],
+    ['number of token types', tokenTypes, MAX_WIDTH],
+    ['number of labels', labels?.length, MAX_WIDTH],
+  ]
+  for (const [what, value, max] of counts) {
+    if (value === undefined || (Number.isSafeInteger(value) && value >= 1 && value <= max)) continue
+    throw reader.malformed(`the ${what} must be a whole number from 1 to ${max}, not ${value}`)
+  }
+  const numbers = [facts.attentionSoftcap, facts.logitSoftcap, facts.attentionScale, facts.embeddingScale]
+  for (const value of [...numbers, facts.residualScale, facts.logitDivisor]) {
+    if (value !== undefined && !(Number.isFinite(value) && value > 0))
+      throw reader.malformed(`caps and scales must be numbers above 0, not ${value}`)
+  }
+  return { ...base, ...facts }
 }
 
 /** Reads single keys, each with its check. */
@@ -208,8 +243,14 @@ class ConfigReader {
 }
 
 /** `rope_parameters` of transformers 5, or `rope_theta` and `rope_scaling` of 4. */
-function readRope(reader: ConfigReader, architecture: Architecture, contextLength: number): RopeConfig {
+function readRope(
+  reader: ConfigReader,
+  architecture: Architecture,
+  headDim: number,
+  contextLength: number,
+): RopeConfig {
   const { raw, file } = reader
+  if (architecture.rotary === 'none') return { theta: architecture.defaults.ropeTheta, scaling: { kind: 'none' } }
   const parameters = raw.get('rope_parameters') ?? null
   const scaling = raw.get('rope_scaling') ?? null
   for (const [key, value] of [
@@ -224,17 +265,19 @@ function readRope(reader: ConfigReader, architecture: Architecture, contextLengt
   }
   const thetas = given.has('rope_theta') ? given : raw
   const theta = reader.positive('rope_theta', thetas, architecture.defaults.ropeTheta)
-  for (const from of [given, raw]) {
-    const partial = from.get('partial_rotary_factor') ?? 1
-    if (partial !== 1)
-      throw unsupported(file, `rotary positions on part of a head (partial_rotary_factor ${display(partial)})`)
-  }
-  return { theta, scaling: readScaling(reader, given, contextLength) }
+  const partial = given.get('partial_rotary_factor') ?? raw.get('partial_rotary_factor') ?? 1
+  const dim = typeof partial === 'number' ? Math.trunc(headDim * partial) : Number.NaN
+  if (partial !== 1 && architecture.partialRotary !== true)
+    throw unsupported(file, `rotary positions on part of a head (partial_rotary_factor ${display(partial)})`)
+  if (!(dim > 0 && dim <= headDim && dim % 2 === 0))
+    throw reader.malformed(`partial_rotary_factor ${display(partial)} leaves no pairs of ${headDim} channels`)
+  const stretch = readScaling(reader, given, contextLength, dim)
+  return dim === headDim ? { theta, scaling: stretch } : { theta, dim, scaling: stretch }
 }
 
 const NO_KEYS: JsonObject = new Map()
 
-function readScaling(reader: ConfigReader, given: JsonObject, contextLength: number): RopeScaling {
+function readScaling(reader: ConfigReader, given: JsonObject, contextLength: number, dim: number): RopeScaling {
   const kind = given.get('rope_type') ?? given.get('type') ?? 'default'
   const number = (key: string): number => reader.positive(key, given)
   const optional = (key: string): number | null =>
@@ -267,8 +310,37 @@ function readScaling(reader: ConfigReader, given: JsonObject, contextLength: num
         attentionFactor: optional('attention_factor'),
       }
     }
+    case 'longrope':
+    case 'su':
+      return readLongRope(reader, given, contextLength, dim)
     default:
       throw unsupported(reader.file, `rotary scaling of the kind ${display(kind)}`)
+  }
+}
+
+/** Phi 3's: a divisor for each frequency, one list within the original context and one beyond. */
+function readLongRope(reader: ConfigReader, given: JsonObject, contextLength: number, dim: number): RopeScaling {
+  const factors = (key: string): readonly number[] => {
+    const list = given.get(key)
+    const good = isArray(list) && list.length === dim / 2
+    if (!good) throw reader.malformed(`${key} must be a list of ${dim / 2} numbers`)
+    return list.map((value) => {
+      if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0)
+        throw reader.malformed(`${key} holds ${display(value)}, which is no number above 0`)
+      return value
+    })
+  }
+  const key = 'original_max_position_embeddings'
+  const originalContext = reader.positive(key, given.has(key) ? given : reader.raw, contextLength)
+  const told = given.get('factor') ?? null
+  const factor = told === null ? contextLength / originalContext : reader.positive('factor', given)
+  const derived = factor <= 1 ? 1 : Math.sqrt(1 + log(factor) / log(originalContext))
+  return {
+    kind: 'longrope',
+    shortFactors: factors('short_factor'),
+    longFactors: factors('long_factor'),
+    originalContext,
+    attentionFactor: reader.positive('attention_factor', given, derived),
   }
 }
 

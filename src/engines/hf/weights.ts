@@ -2,7 +2,7 @@ import type { ModelConfig, Role } from '../../core/checkpoint.ts'
 import type { DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
-import type { Recipe } from '../../core/tensor.ts'
+import { transpose, type Recipe } from '../../core/tensor.ts'
 import { expectedTensors, type Architecture, type ExpectedTensor } from '../../models/architecture.ts'
 import { listed, LISTED, type StoredTensor, type StoredWeights } from '../containers/safetensors-files.ts'
 
@@ -29,16 +29,16 @@ export function assignRoles(stored: StoredWeights, architecture: Architecture, c
   const missing: ExpectedTensor[] = []
   const used = new Set<string>()
   for (const row of expected) {
-    const name = nameOf(row.hf)
-    const tensor = stored.tensors.get(name)
-    if (tensor === undefined) {
-      missing.push(row)
+    const name = [row.hf, ...row.aliases].map(nameOf).find((candidate) => stored.tensors.has(candidate))
+    const tensor = name === undefined ? undefined : stored.tensors.get(name)
+    if (name === undefined || tensor === undefined) {
+      if (!row.optional) missing.push(row)
       continue
     }
     used.add(name)
     requireShape(tensor, name, row, config)
     requireWeights(tensor, name)
-    tensors.set(row.role, tensor)
+    tensors.set(row.role, row.transposed ? transpose(tensor) : tensor)
   }
   if (missing.length > 0) throw missingTensors(missing, stored, architecture, config)
   const head = nameOf(headName(architecture))
@@ -81,12 +81,13 @@ function namer(stored: StoredWeights, architecture: Architecture): (hf: string) 
 }
 
 function requireShape(tensor: StoredTensor, name: string, row: ExpectedTensor, config: ModelConfig): void {
-  if (tensor.shape.length === row.shape.length && tensor.shape.every((size, axis) => size === row.shape[axis])) return
+  const expected = row.transposed ? row.shape.toReversed() : row.shape
+  if (tensor.shape.length === expected.length && tensor.shape.every((size, axis) => size === expected[axis])) return
   const rows = tensor.shape[0]
   const vocabulary = (row.role === EMBEDDING || row.role === HEAD) && tensor.shape[1] === row.shape[1]
   throw new AppError(
     'bad-tensor',
-    `${name} has the shape [${tensor.shape.join(', ')}]; config.json makes it [${row.shape.join(', ')}]`,
+    `${name} has the shape [${tensor.shape.join(', ')}]; config.json makes it [${expected.join(', ')}]`,
     {
       where: { file: tensor.file, offset: tensor.offset, tensor: name },
       hint: vocabulary

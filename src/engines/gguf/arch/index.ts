@@ -1,0 +1,50 @@
+import { AppError } from '../../../core/errors.ts'
+import { bert } from './bert.ts'
+import type { GgufArchitecture } from './contract.ts'
+import { gemma2 } from './gemma2.ts'
+import { gpt2 } from './gpt2.ts'
+import { granite, llama, minicpm, mixtral, qwen2, qwen2moe, qwen3, qwen3moe } from './llama.ts'
+import { phi3 } from './phi3.ts'
+import { t5 } from './t5.ts'
+
+/** By id of our architecture. */
+const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
+  ['llama', llama],
+  ['mistral', llama],
+  ['mixtral', mixtral],
+  ['qwen2', qwen2],
+  ['qwen3', qwen3],
+  ['qwen2moe', qwen2moe],
+  ['qwen3moe', qwen3moe],
+  ['gemma2', gemma2],
+  ['phi3', phi3],
+  ['gpt2', gpt2],
+  ['bert', bert],
+  ['t5', t5],
+  ['minicpm', minicpm],
+  ['granite', granite],
+])
+
+/** Throws `unsupported` for an architecture that GGUF output does not cover. */
+export function ggufArchitecture(id: string): GgufArchitecture {
+  const found = ARCHITECTURES.get(id)
+  if (found !== undefined) return found
+  throw new AppError('unsupported', `${id} models cannot be written as GGUF: llama.cpp does not run them`, {
+    hint: `These can: ${[...ARCHITECTURES.keys()].join(', ')}.`,
+  })
+}
+
+/**
+ * The id of our architecture for a `general.architecture`; null if none has that name. `experts` is the file's
+ * `expert_count`: llama.cpp's llama with experts is Mixtral.
+ */
+export function architectureIdOf(ggufName: string, experts: number | null = null): string | null {
+  if (ggufName === mixtral.name && experts !== null && experts > 0) return 'mixtral'
+  for (const [id, { name }] of ARCHITECTURES) if (name === ggufName) return id
+  return null
+}
+
+/** The ids of all our architectures with this `general.architecture`: llama.cpp has one name for Llama and Mistral. */
+export function architectureIdsOf(ggufName: string): readonly string[] {
+  return [...ARCHITECTURES].flatMap(([id, { name }]) => (name === ggufName ? [id] : []))
+}
