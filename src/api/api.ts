@@ -212,10 +212,12 @@ export async function prepare(host: Host, request: ConvertRequest): Promise<Prep
   return { source, engine, options, plan, key: await planKey(host, plan) }
 }
 
-/** A plan of one file takes the name asked for; a folder's files keep theirs. */
+/** A plan of one file takes the name asked for; several files keep theirs, in a folder of that name. */
 function renamed(plan: CostedPlan, name: string | null): CostedPlan {
   const [only, ...others] = plan.files
-  if (name === null || only === undefined || others.length > 0) return plan
+  if (name === null || only === undefined) return plan
+  if (others.length > 0)
+    return { ...plan, files: plan.files.map((file) => ({ ...file, path: `${name}/${file.path}` })) }
   const extension = /\.[^./]+$/.exec(only.path)?.[0] ?? ''
   const path = name.toLowerCase().endsWith(extension.toLowerCase()) ? name : name + extension
   return { ...plan, files: [{ ...only, path }] }
@@ -230,7 +232,7 @@ async function planSummary(host: Host, request: ConvertRequest): Promise<PlanSum
     target: plan.target,
     key,
     files: plan.files.map(({ path, size }) => ({ path, size })),
-    tensors: plan.files.flatMap((file) => file.segments.flatMap(plannedTensors)),
+    tensors: plan.files.flatMap(({ path, segments }) => segments.flatMap((segment) => plannedTensors(segment, path))),
     findings: plan.findings,
     readBytes: plan.readBytes,
     writeBytes: plan.writeBytes,
@@ -240,10 +242,12 @@ async function planSummary(host: Host, request: ConvertRequest): Promise<PlanSum
   }
 }
 
-function plannedTensors(segment: Segment): readonly PlannedTensor[] {
+function plannedTensors(segment: Segment, path: string): readonly PlannedTensor[] {
   if (segment.kind === 'bytes') return []
   if (segment.kind === 'tensor') {
     const { name, recipe, size } = segment
+    // a whole file that is carried over
+    if (recipe.dtype === 'u8' && path.endsWith(name)) return []
     return [{ name, shape: recipe.shape, from: storedType(recipe), to: recipe.dtype, bytes: size }]
   }
   return segment.outputs.flatMap(({ name, field }) => {

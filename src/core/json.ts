@@ -68,7 +68,7 @@ export function parseJson(text: string, file: string): Json {
     if (found === null) return fail(`unexpected ${at < text.length ? JSON.stringify(text[at]) : 'end'}`)
     at = match.lastIndex
     const parsed = Number(found[0])
-    if (String(parsed) !== found[0]) spelling = found[0]
+    if (String(parsed) !== found[0] || !Number.isFinite(parsed)) spelling = found[0]
     return parsed
   }
   const value = (depth: number): Json => {
