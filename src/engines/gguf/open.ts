@@ -4,16 +4,17 @@ import { dtypeInfo, elementCount } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { Recipe } from '../../core/tensor.ts'
-import { expectedTensors, type Architecture } from '../../models/architecture.ts'
+import type { Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
 import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
 import type { Match } from '../engine.ts'
+import { architectureIdsOf, ggufArchitecture } from './arch/index.ts'
 import { modelEntries, readModel, type GgufModel, type LocatedTensor } from './files.ts'
-import { architectureIdsOf, ggufArchitecture, ggufName, ROPE_FREQS } from './names.ts'
+import { ROPE_FREQS } from './names.ts'
 import { rebuildConfig } from './read-config.ts'
 import { readTokenizer } from './read-tokenizer.ts'
 import { plainStem, storedTensor } from './requantise.ts'
-import { transformsOf, undoTransforms } from './transforms.ts'
+import { ggufTensors, unpackRow } from './tensors.ts'
 
 /** Heads have some hundred channels; the factors of half of them are read whole. */
 const MAX_ROPE_FACTORS = 1 << 16
@@ -148,16 +149,17 @@ function assign(model: GgufModel, architecture: Architecture, config: ModelConfi
   const left = new Map(model.tensors.map((tensor) => [tensor.name, tensor]))
   left.delete(ROPE_FREQS)
   const tensors = new Map<Role, Recipe>()
-  for (const { role, shape } of expectedTensors(architecture, config)) {
-    const name = ggufName(role)
+  for (const row of ggufTensors(target, architecture, config)) {
+    const { name, shape } = row
     const stored = left.get(name)
+    if (stored === undefined && row.optional) continue
     if (stored === undefined) return { because: `it has no tensor ${name}, which ${architecture.id} models have` }
     if (stored.shape.join() !== shape.join()) {
       const found = `[${stored.shape.join(', ')}] instead of [${shape.join(', ')}]`
       return { because: `${name} has the shape ${found}` }
     }
     left.delete(name)
-    tensors.set(role, undoTransforms(storedTensor(stored), transformsOf(role, target, architecture, config)))
+    for (const [role, recipe] of unpackRow(row, storedTensor(stored))) tensors.set(role, recipe)
   }
   if (left.size === 0) return { architecture: architecture.id, config, tensors, findings: [] }
   const extra = [...left.keys()]

@@ -4,6 +4,7 @@ import type { Json } from '../../core/json.ts'
 import { log } from '../../core/math.ts'
 import type { Architecture } from '../../models/architecture.ts'
 import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
+import { readFacts } from './facts.ts'
 import type { GgufModel } from './files.ts'
 import { solveLlama3 } from './rope.ts'
 
@@ -60,12 +61,15 @@ export function rebuildConfig(
   const theta = at('rope.freq_base') ?? DEFAULT_ROPE_BASE
   const scaling = ropeScaling(metadata, prefix, at, theta, headDim, ropeFactors)
   if ('because' in scaling) return scaling
-  const raw = new Map<string, Json>(BIAS_FLAGS.flatMap(([flag, name]) => (names.has(name) ? [[flag, true]] : [])))
+  const { facts, raw: shape, className, rotaryDim } = readFacts(model, prefix)
+  const flags = new Map<string, Json>(BIAS_FLAGS.flatMap(([flag, name]) => (names.has(name) ? [[flag, true]] : [])))
+  const raw = new Map<string, Json>([...flags, ...shape])
   const ids = tokenIds(model)
-  const rope: RopeConfig = { theta, scaling: scaling.scaling }
+  const rope: RopeConfig = { theta, scaling: scaling.scaling, ...(rotaryDim === null ? {} : { dim: rotaryDim }) }
   const config: ModelConfig = {
+    ...facts,
     modelType: architecture.modelTypes[0] ?? architecture.id,
-    className: architecture.classNames[0] ?? architecture.id,
+    className: className ?? architecture.classNames[0] ?? architecture.id,
     hiddenSize,
     layers,
     intermediateSize,

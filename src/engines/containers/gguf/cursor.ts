@@ -28,6 +28,11 @@ export class Cursor {
     this.view = new DataView(this.window.buffer)
   }
 
+  /** The name of the file. */
+  get file(): string {
+    return this.source.name
+  }
+
   get position(): number {
     return this.start + this.at
   }
@@ -117,10 +122,10 @@ export class Cursor {
   }
 
   /** A count or size of 64 bits, refused beyond `limit`. */
-  count(limit: number, what: string): number {
+  count(limit: number, what: string, tensor?: string): number {
     const at = this.position
     const value = this.u64()
-    if (value > BigInt(limit)) this.fail(`${what} is ${value}, at most ${limit} are believed`, at)
+    if (value > BigInt(limit)) this.fail(`${what} is ${value}, at most ${limit} are believed`, at, tensor)
     return Number(value)
   }
 

@@ -86,8 +86,7 @@ export async function readGguf(source: Source, signal?: AbortSignal): Promise<Gg
   const tensorCount = cursor.count(MAX_TENSORS, 'the number of tensors')
   const keyCount = cursor.count(MAX_KEYS, 'the number of metadata keys')
   cursor.require(keyCount * LEAST_KEY_BYTES + tensorCount * LEAST_TENSOR_BYTES, 'the header')
-  const metadata = await readMetadata(cursor, keyCount)
-  const alignment = alignmentOf(metadata, cursor)
+  const { metadata, alignment } = await readMetadata(cursor, keyCount)
   const infos = await readTensorInfos(cursor, tensorCount)
   const dataOffset = alignUp(cursor.position, alignment)
   const tensors = infos.map((info) => placeTensor(info, alignment, dataOffset, source, cursor))
@@ -118,16 +117,24 @@ async function readVersion(cursor: Cursor, file: string): Promise<2 | 3> {
   })
 }
 
-async function readMetadata(cursor: Cursor, count: number): Promise<ReadonlyMap<string, GgufValue>> {
+async function readMetadata(
+  cursor: Cursor,
+  count: number,
+): Promise<{ readonly metadata: ReadonlyMap<string, GgufValue>; readonly alignment: number }> {
   const metadata = new Map<string, GgufValue>()
+  let alignment = GGUF_ALIGNMENT
   for (let i = 0; i < count; i++) {
     const at = cursor.position
     const key = await cursor.string(MAX_KEY_BYTES, `the name of key ${i}`, true)
     if (key === '') cursor.fail(`key ${i} has no name`, at)
     if (metadata.has(key)) cursor.fail(`the key ${key} occurs twice`, at)
-    metadata.set(key, await readValue(cursor, await readType(cursor, key), key))
+    const type = await readType(cursor, key)
+    const valueAt = cursor.position
+    const value = await readValue(cursor, type, key)
+    if (key === 'general.alignment') alignment = alignmentOf(value, cursor, valueAt)
+    metadata.set(key, value)
   }
-  return metadata
+  return { metadata, alignment }
 }
 
 async function readType(cursor: Cursor, key: string): Promise<GgufValueType> {
@@ -225,13 +232,11 @@ function numberArray(of: GgufNumberType, count: number): { [index: number]: numb
   }
 }
 
-function alignmentOf(metadata: ReadonlyMap<string, GgufValue>, cursor: Cursor): number {
-  const value = metadata.get('general.alignment')
-  if (value === undefined) return GGUF_ALIGNMENT
-  if (value.type !== 'u32') return cursor.fail(`general.alignment has the type ${value.type} instead of u32`)
+function alignmentOf(value: GgufValue, cursor: Cursor, at: number): number {
+  if (value.type !== 'u32') return cursor.fail(`general.alignment has the type ${value.type} instead of u32`, at)
   const alignment = value.value
   const good = alignment > 0 && alignment <= MAX_ALIGNMENT && (alignment & (alignment - 1)) === 0
-  return good ? alignment : cursor.fail(`general.alignment is ${alignment}, which is no power of two up to 1 MiB`)
+  return good ? alignment : cursor.fail(`general.alignment is ${alignment}, which is no power of two up to 1 MiB`, at)
 }
 
 async function readTensorInfos(cursor: Cursor, count: number): Promise<readonly TensorInfo[]> {
@@ -249,7 +254,9 @@ async function readTensorInfos(cursor: Cursor, count: number): Promise<readonly 
     if (dims > GGUF_MAX_DIMS) cursor.fail(`${name} has ${dims} axes, at most ${GGUF_MAX_DIMS}`, dimsAt, name)
     await cursor.fill(dims * 8 + 12, name)
     const shape: number[] = []
-    for (let axis = 0; axis < dims; axis++) shape.unshift(cursor.count(Number.MAX_SAFE_INTEGER, `an axis of ${name}`))
+    for (let axis = 0; axis < dims; axis++) {
+      shape.unshift(cursor.count(Number.MAX_SAFE_INTEGER, `an axis of ${name}`, name))
+    }
     const typeAt = cursor.position
     const type = tensorType(cursor, cursor.u32(), name, typeAt)
     const at = cursor.position
@@ -265,7 +272,7 @@ function tensorType(cursor: Cursor, id: number, name: string, at: number): GgmlT
   const removed = removedGgmlType(id)
   if (removed === null) cursor.fail(`${name} has the unknown type ${id}`, at, name)
   throw new AppError('unsupported', `${name} has the type ${removed}, which llama.cpp no longer reads`, {
-    where: { tensor: name, offset: at },
+    where: { file: cursor.file, tensor: name, offset: at },
     hint: 'Convert the original model again.',
   })
 }
@@ -275,10 +282,10 @@ function tensorSize(cursor: Cursor, name: string, shape: readonly number[], type
   if (row % type.block !== 0) {
     cursor.fail(`${name} has rows of ${row}, which are not whole blocks of ${type.name} (${type.block})`, at, name)
   }
-  let elements = 1
-  for (const axis of shape) elements *= axis
-  const size = (elements / type.block) * type.bytes
-  if (!Number.isSafeInteger(elements) || !Number.isSafeInteger(size))
+  // an axis of 0 must not hide what the others come to
+  const most = shape.reduce((product, axis) => product * Math.max(1, axis), 1)
+  const size = shape.includes(0) ? 0 : (most / type.block) * type.bytes
+  if (!Number.isSafeInteger(most) || !Number.isSafeInteger((most / type.block) * type.bytes))
     cursor.fail(`${name} of shape [${shape.join(', ')}] has too many elements`, at, name)
   return size
 }
