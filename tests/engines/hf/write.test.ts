@@ -382,7 +382,7 @@ describe('validation of what was written', () => {
       (files) =>
         editWeights(
           files,
-          change(NAME, (t) => ({ ...t, shape: [...t.shape].reverse() })),
+          change(NAME, (t) => ({ ...t, shape: t.shape.toReversed() })),
         ),
       'error bad-tensor',
     ],
