@@ -35,6 +35,16 @@ export function nameParts(name: string): { readonly basename: string; readonly f
   return { basename: before, finetune: after ?? null }
 }
 
+/** Tokens that llama.cpp looks up, and stops if one is not there, in every model whose name has phi-3 or phi3 in it. */
+const PHI3_TOKENS = ['</s>', '<unk>', '<s>', '<|endoftext|>']
+
+/** The model's name, spelled so that llama.cpp does not take it for what it is not. */
+function displayName({ name, tokenizer }: Checkpoint): string {
+  if (!/phi-?3/i.test(name) || tokenizer === null) return name
+  const texts = new Set(tokenizer.tokens.map(({ text: token }) => token))
+  return PHI3_TOKENS.every((token) => texts.has(token)) ? name : name.replaceAll(/(phi)-?(3)/gi, '$1 $2')
+}
+
 /** A count of parameters in llama.cpp's short notation: 5.8M, 560M, 8.0B. */
 export function sizeLabel(parameters: number): string {
   const [unit, letter] =
@@ -56,7 +66,7 @@ export function modelMetadata(
   const metadata = new Map<string, GgufValue>([
     ['general.architecture', text(architecture.name)],
     ['general.type', text('model')],
-    ['general.name', text(name)],
+    ['general.name', text(displayName(checkpoint))],
   ])
   if (finetune !== null) metadata.set('general.finetune', text(finetune))
   metadata.set('general.basename', text(basename))

@@ -136,11 +136,11 @@ describe('the plan', () => {
     expect(error.where.tensor).toBe('blocks.1.mlp.up.weight')
   })
 
-  test('an architecture that is not there yet is refused by name', async () => {
+  test('an architecture that llama.cpp does not run is refused by name', async () => {
     const { checkpoint } = madeUpCheckpoint(SMALL)
-    const error = await failure(gguf.convert!({ ...checkpoint, architecture: 'bert' }, { quant: 'f32' }, new Map()))
+    const error = await failure(gguf.convert!({ ...checkpoint, architecture: 'opt' }, { quant: 'f32' }, new Map()))
     expect(error.code).toBe('unsupported')
-    expect(error.message).toContain('bert')
+    expect(error.message).toContain('opt')
   })
 })
 

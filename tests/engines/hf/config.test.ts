@@ -166,7 +166,6 @@ describe('rotary positions', () => {
 
   it.each([
     ['dynamic', { rope_scaling: { type: 'dynamic', factor: 2 } }, '"dynamic"'],
-    ['longrope', { rope_scaling: { rope_type: 'longrope', short_factor: [1], long_factor: [1] } }, '"longrope"'],
     ['YaRN with mscale', { rope_scaling: { type: 'yarn', factor: 2, mscale: 1 } }, 'mscale'],
     ['partial', { partial_rotary_factor: 0.5 }, 'partial_rotary_factor'],
     ['by kind of block', { rope_parameters: { full_attention: { rope_theta: 1 } } }, 'kind of block'],
@@ -252,6 +251,18 @@ describe('what is not described', () => {
       'MistralForCausalLM',
       'Qwen2ForCausalLM',
       'Qwen3ForCausalLM',
+      'MixtralForCausalLM',
+      'Qwen2MoeForCausalLM',
+      'Qwen3MoeForCausalLM',
+      'Gemma2ForCausalLM',
+      'Phi3ForCausalLM',
+      'GPT2LMHeadModel',
+      'BertForSequenceClassification',
+      'BertForMaskedLM',
+      'T5ForConditionalGeneration',
+      'T5WithLMHeadModel',
+      'MiniCPMForCausalLM',
+      'GraniteForCausalLM',
     ])
   })
 
