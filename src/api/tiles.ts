@@ -24,6 +24,8 @@ export interface Tile {
   readonly tensor: TileTensor | null
   /** Whether a job can resume behind it: not in the midst of a producer, whose later outputs are still in memory. */
   readonly resumable: boolean
+  /** Bytes that it asks the holder for when it is computed alone; null if it only gives what others computed. */
+  readonly alone: number | null
   /** Computes the bytes; the result may lie in the slab. */
   compute(slab: Uint8Array, run: Omit<Run, 'stack'>): Promise<Uint8Array>
 }
@@ -69,6 +71,7 @@ function* literalTiles(segment: Segment & { kind: 'bytes' }): Generator<Tile, vo
       reads: 0,
       tensor: null,
       resumable: true,
+      alone: 0,
       compute: async () => bytes,
     }
   }
@@ -91,6 +94,7 @@ export function* tensorTiles(name: string, recipe: Recipe, offset: number): Gene
       reads: evaluator.reads(start, count),
       tensor: { name, recipe },
       resumable: true,
+      alone: 0,
       async compute(slab, run) {
         const stack = new Stack(slab)
         const into = stack.take(size)
@@ -182,6 +186,7 @@ function* producerTiles(segment: Segment & { kind: 'outputs' }, holder: Holder):
       reads: evaluator.reads(start, count),
       tensor: { name: first.name, recipe: segment.producer.of },
       resumable: false,
+      alone: heldBytes,
       async compute(slab, run) {
         const stack = new Stack(slab)
         const into = new Map<string, Uint8Array>()
@@ -209,6 +214,7 @@ function* producerTiles(segment: Segment & { kind: 'outputs' }, holder: Holder):
       reads: 0,
       tensor: { name: output.name, recipe: segment.producer.of },
       resumable: last,
+      alone: null,
       compute: async () => heldPart(output.field, 0, output.bytes),
     }
     offset += output.bytes

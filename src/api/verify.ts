@@ -57,9 +57,10 @@ export async function compareSamples(
 
 /** A sample has a slab of its own, outside of the pool: small ones only. */
 function sampleTiles(file: PlannedFile, window: Window): readonly Tile[] {
-  const held: Uint8Array[] = []
-  const fitting = [...tilesOf(file, (bytes) => held[held.push(new Uint8Array(bytes)) - 1] ?? new Uint8Array(0))].filter(
-    (tile) => tile.tensor !== null && tile.takes === 0 && tile.gives === 0 && tile.slab <= window.bytes / window.tiles,
+  const most = window.bytes / window.tiles
+  // what a producer's other outputs are put in is asked for only by a tile that is picked
+  const fitting = [...tilesOf(file, (bytes) => new Uint8Array(bytes))].filter(
+    ({ tensor, alone, slab }) => tensor !== null && alone !== null && alone + slab <= most,
   )
   const count = Math.min(SAMPLES, fitting.length)
   const picked = Array.from(

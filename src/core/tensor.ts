@@ -51,13 +51,41 @@ export type Generation =
   /** Seeded, the same bytes everywhere: a counter-based generator, so that any tile can be made alone. */
   | { readonly kind: 'uniform'; readonly seed: number; readonly low: number; readonly high: number }
 
-/** A quantisation whose parts are tensors of their own. Formats add theirs here. */
-export type Scheme =
-  /**
-   * Groups of `group` along the last axis, `code * scale + bias`, codes of `bits` packed little endian into u32, as
-   * MLX stores them. Parts: codes u32 [..., n * bits / 32], scales and biases [..., n / group].
-   */
-  { readonly kind: 'affine'; readonly bits: number; readonly group: number }
+/** A quantisation whose parts are tensors of their own. Formats add theirs here, and to {@link schemeFields}. */
+export type Scheme = AffineScheme | FloatScheme
+
+/**
+ * Groups of `group` along the last axis, `code * scale + bias`, codes of `bits` packed little endian into u32, as MLX
+ * stores them. Parts: codes u32 [..., n * bits / 32], scales and biases [..., n / group].
+ */
+export interface AffineScheme {
+  readonly kind: 'affine'
+  readonly bits: number
+  readonly group: number
+}
+
+/**
+ * Groups along the last axis, `element * scale` with both of them small floats: E2M1 elements and E8M0 scales in groups
+ * of 32 (`mxfp4`), E4M3 and E8M0 in 32 (`mxfp8`), E2M1 and E4M3 in 16 (`nvfp4`). Parts: codes u32, packed as in
+ * {@link AffineScheme}, and scales u8 [..., n / group]. Source: OCP Microscaling Formats 1.0; ml-explore/mlx.
+ */
+export interface FloatScheme {
+  readonly kind: 'mxfp4' | 'mxfp8' | 'nvfp4'
+}
+
+/** Bits of a code and codes in a group. */
+export function schemeGroups(scheme: Scheme): { readonly bits: number; readonly group: number } {
+  switch (scheme.kind) {
+    case 'affine':
+      return scheme
+    case 'mxfp4':
+      return { bits: 4, group: 32 }
+    case 'mxfp8':
+      return { bits: 8, group: 32 }
+    case 'nvfp4':
+      return { bits: 4, group: 16 }
+  }
+}
 
 /** Several tensors made in one evaluation. */
 export interface Producer {
@@ -204,22 +232,24 @@ export function product(info: TensorInfo, stage: string, key: string): Recipe {
   return { dtype: info.dtype, shape: info.shape, op: 'product', stage, key }
 }
 
-/** The parts of a scheme for values of this shape: what `quantize` makes and `dequantize` takes. */
+/**
+ * The parts of a scheme for values of this shape: what `quantize` makes and `dequantize` takes. `scales` is the type of
+ * those parts whose type the scheme leaves open.
+ */
 export function schemeFields(scheme: Scheme, shape: readonly number[], scales: DType): Record<string, TensorInfo> {
   const columns = shape.at(-1) ?? fail('quantize', 'a scalar has no groups')
-  const { bits, group } = scheme
+  const { bits, group } = schemeGroups(scheme)
   if (columns % group !== 0) fail('quantize', `rows of ${columns} are not whole groups of ${group}`)
   if ((group * bits) % 32 !== 0) fail('quantize', `${group} codes of ${bits} bits are not whole u32 words`)
   const rows = shape.slice(0, -1)
-  const perGroup: TensorInfo = { dtype: scales, shape: [...rows, columns / group] }
-  return {
-    codes: { dtype: 'u32', shape: [...rows, (columns * bits) / 32] },
-    scales: perGroup,
-    biases: perGroup,
-  }
+  const codes: TensorInfo = { dtype: 'u32', shape: [...rows, (columns * bits) / 32] }
+  const perGroup = [...rows, columns / group]
+  if (scheme.kind !== 'affine') return { codes, scales: { dtype: 'u8', shape: perGroup } }
+  const info: TensorInfo = { dtype: scales, shape: perGroup }
+  return { codes, scales: info, biases: info }
 }
 
-/** Several outputs from one evaluation; take each with {@link part}. */
+/** Several outputs from one evaluation; take each with {@link part}. Scales are of the type given, if they may be. */
 export function quantize(of: Recipe, scheme: Scheme, scales: DType): Producer {
   requireScalar('quantize', of)
   return { op: 'quantize', of, scheme, fields: schemeFields(scheme, of.shape, scales) }
@@ -235,8 +265,10 @@ export function part(of: Producer, field: string): Recipe {
 export function dequantize(scheme: Scheme, shape: readonly number[], parts: Readonly<Record<string, Recipe>>): Recipe {
   const scales = parts['scales'] ?? fail('dequantize', 'no scales')
   for (const [name, info] of Object.entries(schemeFields(scheme, shape, scales.dtype))) {
-    if (parts[name]?.shape.join() !== info.shape.join())
-      fail('dequantize', `${name} must be [${info.shape.join(', ')}]`)
+    const given = parts[name]
+    const typed = given?.dtype === info.dtype || dtypeInfo(info.dtype).kind === 'float'
+    if (given?.shape.join() !== info.shape.join() || !typed)
+      fail('dequantize', `${name} must be ${info.dtype} [${info.shape.join(', ')}]`)
   }
   return { dtype: 'f32', shape, op: 'dequantize', scheme, parts }
 }

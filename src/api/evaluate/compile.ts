@@ -44,13 +44,8 @@ export function compile(recipe: Recipe, depth = 0): Evaluator {
     }
     case 'reduce':
       return reduceEvaluator(recipe, inF32(recipe.of))
-    case 'dequantize': {
-      const { codes, scales, biases } = recipe.parts
-      if (codes === undefined || scales === undefined || biases === undefined) {
-        throw new AppError('internal', 'a dequantisation without its parts')
-      }
-      return dequantizeEvaluator(recipe, { codes: inner(codes), scales: inF32(scales), biases: inF32(biases) })
-    }
+    case 'dequantize':
+      return dequantizeEvaluator(recipe, (part, { dtype }) => inner(cast(part, dtype)))
     case 'part':
       return partEvaluator(recipe, compileProducer(recipe.of, depth + 1))
     default:

@@ -1,8 +1,8 @@
-import { bytesOf, elementCount, type DType } from '../../core/dtype.ts'
+import { bytesOf, elementCount } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Producer, Recipe, TensorInfo } from '../../core/tensor.ts'
-import { dequantizeAffineGroups, quantizeAffineGroups } from '../../kernels/reference/affine-groups.ts'
-import { castInto } from './elementwise.ts'
+import { codecOf, type CodecField } from './codecs.ts'
+import { BadElement, castInto } from './elementwise.ts'
 import { elementRange, sequenceBytes, stackBytes, type Evaluator, type Run } from './node.ts'
 
 /** Several outputs computed together, group by group. */
@@ -15,46 +15,54 @@ export interface ProducerEvaluator {
   fill(start: number, count: number, into: ReadonlyMap<string, Uint8Array>, run: Run): Promise<void>
 }
 
+/** `of` gives f32. */
 export function producerEvaluator(producer: Producer, of: Evaluator): ProducerEvaluator {
-  const { bits, group } = producer.scheme
-  const perGroup = (name: string): number => (name === 'codes' ? (group * bits) / 32 : 1)
-  const fields = Object.entries(producer.fields).map(([name, info]) => ({ name, info, perGroup: perGroup(name) }))
-  const scales = fields.find((field) => field.name === 'scales')?.info.dtype ?? 'f32'
+  const codec = codecOf(producer.scheme)
+  const { group } = codec
+  const fields = codec.fields.map((field) => ({ ...field, info: fieldInfo(producer, field) }))
+  const casts = fields.filter(({ dtype, info }) => dtype !== info.dtype)
   return {
     fields,
     groups: of.elements / group,
     scratch: (start, count) =>
-      stackBytes(count * group * 4) + 2 * stackBytes(count * 4) + of.scratch(start * group, count * group),
+      stackBytes(count * group * 4) +
+      casts.reduce((sum, { dtype, perGroup }) => sum + stackBytes(bytesOf(dtype, count * perGroup)), 0) +
+      of.scratch(start * group, count * group),
     reads: (start, count) => of.reads(start * group, count * group),
     fill: (start, count, into, run) =>
       run.stack.scope(async () => {
-        const codes = into.get('codes')
-        const scaleBytes = into.get('scales')
-        const biasBytes = into.get('biases')
-        if (codes === undefined || scaleBytes === undefined || biasBytes === undefined) {
-          throw new AppError('internal', 'a producer without its fields')
-        }
+        const stored = fields.map(({ name }) => into.get(name) ?? missing(name))
         const input = run.stack.take(count * group * 4)
-        const scale = run.stack.take(count * 4)
-        const bias = run.stack.take(count * 4)
-        await of.fill(start * group, count * group, input, run)
-        quantizeAffineGroups(
-          f32(input),
-          bits,
-          group,
-          new Uint32Array(codes.buffer, codes.byteOffset, codes.length / 4),
-          f32(scale),
-          f32(bias),
+        const parts = fields.map(({ dtype, perGroup, info }, index) =>
+          dtype === info.dtype ? (stored[index] ?? missing('part')) : run.stack.take(bytesOf(dtype, count * perGroup)),
         )
-        await store(run, scales, scale, scaleBytes, start, count)
-        await store(run, scales, bias, biasBytes, start, count)
+        await of.fill(start * group, count * group, input, run)
+        const values = f32(input)
+        requireFinite(values, start * group)
+        codec.quantize(values, parts)
+        for (const [index, { dtype, perGroup, info }] of fields.entries()) {
+          const [from, to] = [parts[index], stored[index]]
+          if (from === undefined || to === undefined || from === to) continue
+          await castInto(run, dtype, info.dtype, from, to, start * perGroup, count * perGroup)
+        }
       }),
   }
 }
 
-async function store(run: Run, dtype: DType, from: Uint8Array, to: Uint8Array, start: number, count: number) {
-  if (dtype === 'f32') to.set(from)
-  else await castInto(run, 'f32', dtype, from, to, start, count)
+function fieldInfo(producer: Producer, { name }: CodecField): TensorInfo {
+  return producer.fields[name] ?? missing(name)
+}
+
+function missing(name: string): never {
+  throw new AppError('internal', `a quantisation without its ${name}`)
+}
+
+/** Casts have seen most values; those that are f32 as they lie in a file, nobody. A sum of them tells. */
+function requireFinite(values: Float32Array, start: number): void {
+  let sum = 0
+  for (const value of values) sum += value - value
+  if (sum === 0) return
+  throw new BadElement(start + values.findIndex((value) => !Number.isFinite(value)), 'f32', 'f32')
 }
 
 /** One field by itself: the whole producer runs for the groups it needs. */
@@ -95,62 +103,50 @@ export function partEvaluator(recipe: Recipe & { op: 'part' }, producer: Produce
   }
 }
 
-/** Parts are f32 (scales, biases) and u32 (codes) evaluators. */
+/** `partOf` makes the evaluator of a part, in the type asked for. */
 export function dequantizeEvaluator(
   recipe: Recipe & { op: 'dequantize' },
-  parts: { readonly codes: Evaluator; readonly scales: Evaluator; readonly biases: Evaluator },
+  partOf: (part: Recipe, field: CodecField) => Evaluator,
 ): Evaluator {
-  const { bits, group } = recipe.scheme
-  const words = (group * bits) / 32
+  const codec = codecOf(recipe.scheme)
+  const { group } = codec
+  const parts = codec.fields.map((field) => {
+    const part = recipe.parts[field.name] ?? missing(field.name)
+    return { ...field, of: partOf(part, field) }
+  })
   const cover = (start: number, count: number): { first: number; groups: number } => {
     const first = Math.floor(start / group)
     return { first, groups: Math.ceil((start + count) / group) - first }
-  }
-  const { codes, scales, biases } = parts
-  /** The parts with the ranges of theirs that a range of the output takes. */
-  const ranges = (start: number, count: number): readonly (readonly [Evaluator, number, number])[] => {
-    const { first, groups } = cover(start, count)
-    return [
-      [codes, first * words, groups * words],
-      [scales, first, groups],
-      [biases, first, groups],
-    ]
   }
   return {
     info: recipe,
     elements: elementCount(recipe.shape),
     quantum: group,
     scratch(start, count) {
-      const { groups } = cover(start, count)
-      const parts = ranges(start, count).map(([part, from, length]) => ({
-        kept: stackBytes(length * 4),
-        scratch: part.scratch(from, length),
-      }))
+      const { first, groups } = cover(start, count)
       const spill = groups * group === count ? 0 : stackBytes(groups * group * 4)
-      return sequenceBytes([{ kept: spill, scratch: 0 }, ...parts])
+      const steps = parts.map(({ dtype, perGroup, of }) => ({
+        kept: stackBytes(bytesOf(dtype, groups * perGroup)),
+        scratch: of.scratch(first * perGroup, groups * perGroup),
+      }))
+      return sequenceBytes([{ kept: spill, scratch: 0 }, ...steps])
     },
-    reads: (start, count) =>
-      ranges(start, count).reduce((sum, [part, from, length]) => sum + part.reads(from, length), 0),
+    reads(start, count) {
+      const { first, groups } = cover(start, count)
+      return parts.reduce((sum, { of, perGroup }) => sum + of.reads(first * perGroup, groups * perGroup), 0)
+    },
     fill: (start, count, into, run) =>
       run.stack.scope(async () => {
         const { first, groups } = cover(start, count)
         const output = groups * group === count ? into : run.stack.take(groups * group * 4)
-        const load = async (part: Evaluator, from: number, length: number): Promise<Uint8Array> => {
-          const buffer = run.stack.take(length * 4)
-          await run.stack.scope(() => part.fill(from, length, buffer, run))
-          return buffer
+        const loaded: Uint8Array[] = []
+        for (const { dtype, perGroup, of } of parts) {
+          const buffer = run.stack.take(bytesOf(dtype, groups * perGroup))
+          await run.stack.scope(() => of.fill(first * perGroup, groups * perGroup, buffer, run))
+          loaded.push(buffer)
         }
-        const packed = await load(codes, first * words, groups * words)
-        const scale = await load(scales, first, groups)
-        const bias = await load(biases, first, groups)
-        dequantizeAffineGroups(
-          new Uint32Array(packed.buffer, packed.byteOffset, groups * words),
-          f32(scale),
-          f32(bias),
-          bits,
-          group,
-          f32(output),
-        )
+        codec.dequantize(loaded, f32(output))
+        requireFinite(f32(output), first * group)
         if (output !== into) into.set(elementRange(recipe, output, start - first * group, count))
       }),
   }

@@ -3,7 +3,13 @@
  * extreme of larger magnitude is exact and 0 has a code of its own. Source: ml-explore/mlx, quantize.
  */
 
-const SMALLEST_SCALE = 1e-7
+const SMALLEST_SCALE = Math.fround(1e-7)
+
+/**
+ * Adding it to a number of magnitude at most 2^51 and taking it away again leaves the nearest integer, half to even, as
+ * `rint` does: 2^52 + 2^51.
+ */
+const MAGIC = 6_755_399_441_055_744
 
 /**
  * Quantises `values` (whole groups). Codes are packed little endian, first code in the lowest bits, into `codes`
@@ -18,17 +24,19 @@ export function quantizeAffineGroups(
   biases: Float32Array,
 ): void {
   const most = 2 ** bits - 1
-  codes.fill(0)
-  for (let g = 0; g * group < values.length; g++) {
+  let word = 0
+  let at = 0
+  for (let g = 0; at < values.length; g++) {
+    const end = at + group
     let low = Infinity
     let high = -Infinity
-    for (let i = g * group; i < (g + 1) * group; i++) {
-      const value = values[i] ?? 0
+    for (let i = at; i < end; i++) {
+      const value = values[i] as number
       if (value < low) low = value
       if (value > high) high = value
     }
     const lowIsEdge = Math.abs(low) > Math.abs(high)
-    let scale = Math.max(Math.fround(Math.fround(high - low) / most), Math.fround(SMALLEST_SCALE))
+    let scale = Math.max(Math.fround(Math.fround(high - low) / most), SMALLEST_SCALE)
     if (!lowIsEdge) scale = -scale
     const edge = lowIsEdge ? low : high
     const zero = roundHalfEven(Math.fround(edge / scale))
@@ -39,9 +47,17 @@ export function quantizeAffineGroups(
     }
     scales[g] = scale
     biases[g] = bias
-    for (let i = g * group; i < (g + 1) * group; i++) {
-      const steps = roundHalfEven(Math.fround(Math.fround((values[i] ?? 0) - bias) / scale))
-      putCode(codes, i * bits, bits, Math.min(most, Math.max(0, steps)))
+    let packed = 0
+    let filled = 0
+    for (; at < end; at++) {
+      const steps = Math.fround(Math.fround((values[at] as number) - bias) / scale) + MAGIC - MAGIC
+      const code = steps < 0 ? 0 : steps > most ? most : steps
+      packed |= code << filled
+      filled += bits
+      if (filled < 32) continue
+      codes[word++] = packed
+      filled -= 32
+      packed = filled === 0 ? 0 : code >>> (bits - filled)
     }
   }
 }
@@ -55,32 +71,32 @@ export function dequantizeAffineGroups(
   group: number,
   values: Float32Array,
 ): void {
-  for (let i = 0; i < values.length; i++) {
-    const g = Math.floor(i / group)
-    values[i] = Math.fround(Math.fround((scales[g] ?? 0) * getCode(codes, i * bits, bits)) + (biases[g] ?? 0))
+  const mask = 2 ** bits - 1
+  let word = 0
+  let at = 0
+  for (let g = 0; at < values.length; g++) {
+    const scale = scales[g] as number
+    const bias = biases[g] as number
+    const end = at + group
+    let packed = 0
+    let left = 0
+    for (; at < end; at++) {
+      let code = packed & mask
+      if (left < bits) {
+        const next = codes[word++] as number
+        code = (packed | (next << left)) & mask
+        packed = next >>> (bits - left)
+        left += 32 - bits
+      } else {
+        packed >>>= bits
+        left -= bits
+      }
+      values[at] = Math.fround(scale * code) + bias
+    }
   }
 }
 
-/** Ties go to the even neighbour, as `rint` does; `Math.round` sends them up. */
+/** Ties go to the even neighbour, as `rint` does; `Math.round` sends them up. For magnitudes up to 2^51. */
 export function roundHalfEven(value: number): number {
-  const floor = Math.floor(value)
-  const rest = value - floor
-  if (rest < 0.5) return floor
-  if (rest > 0.5) return floor + 1
-  return floor % 2 === 0 ? floor : floor + 1
-}
-
-function putCode(words: Uint32Array, bit: number, bits: number, code: number): void {
-  const word = bit >>> 5
-  const shift = bit & 31
-  words[word] = (words[word] ?? 0) | (code << shift)
-  if (shift + bits > 32) words[word + 1] = (words[word + 1] ?? 0) | (code >>> (32 - shift))
-}
-
-function getCode(words: Uint32Array, bit: number, bits: number): number {
-  const word = bit >>> 5
-  const shift = bit & 31
-  let code = (words[word] ?? 0) >>> shift
-  if (shift + bits > 32) code |= (words[word + 1] ?? 0) << (32 - shift)
-  return code & (2 ** bits - 1)
+  return value + MAGIC - MAGIC
 }
