@@ -169,12 +169,12 @@ export async function download(page: Page, folder: string): Promise<{ path: stri
   ])
   const saved = path.join(folder, started.suggestedFilename())
   await started.saveAs(saved)
-  return { path: saved, sha256: sha256(saved), name: started.suggestedFilename() }
+  return { path: saved, sha256: sha256(readFileSync(saved)), name: started.suggestedFilename() }
 }
 
-/** SHA-256 of a small file. */
-export function sha256(file: string): string {
-  return createHash('sha256').update(readFileSync(file)).digest('hex')
+/** SHA-256 in hex. */
+export function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex')
 }
 
 /** Drops files or folders of the machine onto the page, as a file manager does: real handles arrive. */

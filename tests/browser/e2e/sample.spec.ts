@@ -1,6 +1,6 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { judge, noLlama } from '../../oracle/llama.ts'
-import { convert, download, expect, openSample, test, visit } from './page.ts'
+import { convert, download, expect, openSample, sha256, test, visit } from './page.ts'
 import { startPreview } from './serve.ts'
 
 test('the sample becomes a Q4_K_M file with the bytes that the command makes', async ({
@@ -68,6 +68,41 @@ test('one thread and several make the same bytes', async ({ open, site, referenc
     expect(await convert(page), `${threads} threads`).toBe(reference.sha256)
   }
 })
+
+test('an output of several files is downloaded as one zip', async ({ open, site, folder }) => {
+  const page = await visit(await open(), site.url)
+  await openSample(page)
+  await page
+    .getByRole('group', { name: 'HuggingFace' })
+    .getByRole('radio', { name: /^Unchanged/ })
+    .check()
+  await expect(page.getByText(/^\d files, as one folder$/)).toBeVisible()
+  await page.getByRole('button', { name: 'Convert', exact: true }).click()
+  await expect(page.getByRole('heading', { name: 'Converted and checked' })).toBeVisible()
+  const shown = new Map<string, string>()
+  for (const [index, name] of (await page.getByTestId('file').allInnerTexts()).entries()) {
+    shown.set(name, await page.getByTestId('sha256').nth(index).innerText())
+  }
+  const zip = await download(page, folder)
+  expect(zip.name).toMatch(/\.zip$/)
+  const unpacked = new Map(unzipStored(readFileSync(zip.path)).map(([name, bytes]) => [name, sha256(bytes)]))
+  expect(unpacked).toEqual(shown)
+  expect(shown.has('config.json')).toBe(true)
+})
+
+/** The files of a stored zip, by its local headers (APPNOTE.TXT 4.3.7). */
+function unzipStored(zip: Buffer): [string, Buffer][] {
+  const files: [string, Buffer][] = []
+  for (let at = 0; zip.readUInt32LE(at) === 0x04034b50;) {
+    expect(zip.readUInt16LE(at + 8), 'stored').toBe(0)
+    const size = zip.readUInt32LE(at + 18)
+    const nameEnd = at + 30 + zip.readUInt16LE(at + 26)
+    const begin = nameEnd + zip.readUInt16LE(at + 28)
+    files.push([zip.toString('utf8', at + 30, nameEnd), zip.subarray(begin, begin + size)])
+    at = begin + size
+  }
+  return files
+}
 
 test('the page can be installed', async ({ open, site }) => {
   const page = await visit(await open(), site.url)
