@@ -62,3 +62,20 @@ export function configOf(
     raw: new Map([...raw, ...flags.map((flag) => [flag, true] as const)]),
   }
 }
+
+/** Tensors that have a role each: ten times what the largest mixture of experts has. */
+const MAX_ROLES = 1_000_000
+
+/**
+ * Why the counts of a configuration cannot be those of a file with so many tensors; null if they can. A count that a
+ * hostile file made up would otherwise cost memory without limit.
+ */
+export function implausibleCounts({ layers, experts, decoder }: ModelConfig, tensors: number): string | null {
+  const whole = (value: number): boolean => Number.isSafeInteger(value) && value >= 0
+  if (!whole(layers) || layers > tensors) return `its block_count is ${layers}, but it has ${tensors} tensors`
+  if (decoder !== undefined && (!whole(decoder.layers) || decoder.layers > tensors))
+    return `its decoder_block_count is ${decoder.layers}, but it has ${tensors} tensors`
+  if (experts !== undefined && (!whole(experts.count) || experts.count * layers > MAX_ROLES))
+    return `its expert_count is ${experts.count}`
+  return null
+}

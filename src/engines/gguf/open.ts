@@ -10,8 +10,8 @@ import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
 import type { Match } from '../engine.ts'
 import { architectureIdsOf, ggufArchitecture } from './arch/index.ts'
 import { modelEntries, readModel, type GgufModel, type LocatedTensor } from './files.ts'
-import { ROPE_FREQS } from './names.ts'
-import { rebuildConfig } from './read-config.ts'
+import { ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, ROPE_FREQS } from './names.ts'
+import { rebuildConfig, type RopeFactors } from './read-config.ts'
 import { readTokenizer } from './read-tokenizer.ts'
 import { plainStem, storedTensor } from './requantise.ts'
 import { ggufTensors, unpackRow } from './tensors.ts'
@@ -129,25 +129,33 @@ async function describe(folder: Folder, model: GgufModel): Promise<Described | U
   return nearest ?? { because: `${name} is an architecture that is not described here` }
 }
 
-async function ropeFactors(folder: Folder, { tensors }: GgufModel): Promise<Float32Array | null> {
-  const tensor = tensors.find(({ name }) => name === ROPE_FREQS)
-  if (tensor === undefined || tensor.type.dtype !== 'f32' || elementCount(tensor.shape) > MAX_ROPE_FACTORS) return null
-  const bytes = new Uint8Array(tensor.size)
-  const source = await folder.open(tensor.file)
-  try {
-    await source.read(tensor.offset, bytes)
-  } finally {
-    await source.close()
+async function ropeFactors(folder: Folder, { tensors }: GgufModel): Promise<RopeFactors> {
+  const values = async (wanted: string): Promise<Float32Array | null> => {
+    const tensor = tensors.find(({ name }) => name === wanted)
+    if (tensor === undefined || tensor.type.dtype !== 'f32' || elementCount(tensor.shape) > MAX_ROPE_FACTORS)
+      return null
+    const bytes = new Uint8Array(tensor.size)
+    const source = await folder.open(tensor.file)
+    try {
+      await source.read(tensor.offset, bytes)
+    } finally {
+      await source.close()
+    }
+    const view = new DataView(bytes.buffer)
+    return Float32Array.from({ length: tensor.size / 4 }, (_, index) => view.getFloat32(4 * index, true))
   }
-  const view = new DataView(bytes.buffer)
-  return Float32Array.from({ length: tensor.size / 4 }, (_, index) => view.getFloat32(4 * index, true))
+  return {
+    freqs: await values(ROPE_FREQS),
+    long: await values(ROPE_FACTORS_LONG),
+    short: await values(ROPE_FACTORS_SHORT),
+  }
 }
 
 /** Gives each role its tensor, undone of what GGUF does to it. */
 function assign(model: GgufModel, architecture: Architecture, config: ModelConfig): Described | Undescribed {
   const target = ggufArchitecture(architecture.id)
   const left = new Map(model.tensors.map((tensor) => [tensor.name, tensor]))
-  left.delete(ROPE_FREQS)
+  for (const name of [ROPE_FREQS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT]) left.delete(name)
   const tensors = new Map<Role, Recipe>()
   for (const row of ggufTensors(target, architecture, config)) {
     const { name, shape } = row

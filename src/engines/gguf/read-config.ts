@@ -1,12 +1,16 @@
-import type { ModelConfig, RopeConfig, RopeScaling } from '../../core/checkpoint.ts'
+import type { ModelConfig, RopeScaling } from '../../core/checkpoint.ts'
 import { dtypeInfo, elementCount, type DType } from '../../core/dtype.ts'
 import type { Json } from '../../core/json.ts'
 import { log } from '../../core/math.ts'
 import type { Architecture } from '../../models/architecture.ts'
 import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
+import { ggufArchitecture } from './arch/index.ts'
+import { implausibleCounts } from './config.ts'
 import { readFacts } from './facts.ts'
 import type { GgufModel } from './files.ts'
+import { huggingFaceFacts } from './hf-facts.ts'
 import { solveLlama3 } from './rope.ts'
+import { shortestF32 } from './shortest.ts'
 
 /** llama.cpp's default for a file that leaves the key out. */
 const DEFAULT_ROPE_BASE = 10_000
@@ -17,25 +21,30 @@ const BIAS_FLAGS: readonly (readonly [flag: string, tensor: string])[] = [
   ['mlp_bias', 'blk.0.ffn_down.bias'],
 ]
 
+/** Families whose configurations have those flags; others have their biases always, or never. */
+const WITH_BIAS_FLAGS: ReadonlySet<string> = new Set(['llama', 'granite'])
+
 /** A configuration rebuilt from keys, or why there is none. */
 export type RebuiltConfig = { readonly config: ModelConfig } | { readonly because: string }
 
-/** Numbers of a file by their keys without the architecture's prefix; null if there is none. */
-export type NumberAt = (key: string) => number | null
+/** The small tensors beside a model's own that say how its heads turn; null where there is none. */
+export interface RopeFactors {
+  readonly freqs: Float32Array | null
+  readonly long: Float32Array | null
+  readonly short: Float32Array | null
+}
 
-/**
- * The configuration that a file's keys describe, as one of `architecture`. `ropeFactors` is what `rope_freqs.weight`
- * holds, if it is there.
- */
-export function rebuildConfig(
-  model: GgufModel,
-  architecture: Architecture,
-  ropeFactors: Float32Array | null,
-): RebuiltConfig {
+/** A file's numbers by their keys, without the architecture's prefix; null if there is none. */
+type NumberAt = (key: string) => number | null
+
+/** The configuration that a file's keys describe, as one of `architecture`. */
+export function rebuildConfig(model: GgufModel, architecture: Architecture, factors: RopeFactors): RebuiltConfig {
   const { metadata, tensors } = model
   const prefix = ggufString(metadata, 'general.architecture') ?? ''
-  const at: NumberAt = (key) =>
-    shortest(metadata.get(`${prefix}.${key}`)?.type, ggufNumber(metadata, `${prefix}.${key}`))
+  const at: NumberAt = (key) => {
+    const value = ggufNumber(metadata, `${prefix}.${key}`)
+    return value !== null && metadata.get(`${prefix}.${key}`)?.type === 'f32' ? shortestF32(value) : value
+  }
   const sizes = {
     layers: at('block_count'),
     hiddenSize: at('embedding_length'),
@@ -54,18 +63,15 @@ export function rebuildConfig(
     contextLength = 0,
     intermediateSize = 0,
   } = sizes as Record<string, number>
-  // a block count that a hostile file made up would otherwise cost memory without limit
-  if (layers > tensors.length) return { because: `its block_count is ${layers}, but it has ${tensors.length} tensors` }
   const names = new Map(tensors.map((tensor) => [tensor.name, tensor]))
   const headDim = at('attention.key_length') ?? hiddenSize / heads
   const theta = at('rope.freq_base') ?? DEFAULT_ROPE_BASE
-  const scaling = ropeScaling(metadata, prefix, at, theta, headDim, ropeFactors)
+  if (!(theta > 0)) return { because: `its rope.freq_base is ${theta}` }
+  const scaling = ropeScaling(metadata, prefix, at, theta, headDim, factors)
   if ('because' in scaling) return scaling
   const { facts, raw: shape, className, rotaryDim } = readFacts(model, prefix)
-  const flags = new Map<string, Json>(BIAS_FLAGS.flatMap(([flag, name]) => (names.has(name) ? [[flag, true]] : [])))
-  const raw = new Map<string, Json>([...flags, ...shape])
-  const ids = tokenIds(model)
-  const rope: RopeConfig = { theta, scaling: scaling.scaling, ...(rotaryDim === null ? {} : { dim: rotaryDim }) }
+  const target = ggufArchitecture(architecture.id)
+  const window = at('attention.sliding_window') ?? (target.ignoresWindow ? null : architecture.slidingWindow(new Map()))
   const config: ModelConfig = {
     ...facts,
     modelType: architecture.modelTypes[0] ?? architecture.id,
@@ -81,14 +87,49 @@ export function rebuildConfig(
     normEpsilon:
       at('attention.layer_norm_rms_epsilon') ?? at('attention.layer_norm_epsilon') ?? architecture.defaults.normEpsilon,
     activation: architecture.defaults.activation,
-    rope,
-    slidingWindow: at('attention.sliding_window') || null,
+    rope: {
+      theta,
+      scaling: scaling.scaling,
+      ...(rotaryDim === null || rotaryDim === headDim ? {} : { dim: rotaryDim }),
+    },
+    slidingWindow: window === 0 ? null : window,
     tied: !names.has('output.weight'),
     dtype: commonType(model),
-    ...ids,
-    raw,
+    ...tokenIds(model),
+    raw: shape,
   }
-  return { config }
+  const implausible = implausibleCounts(config, tensors.length)
+  if (implausible !== null) return { because: implausible }
+  return withFamilyFacts(model, architecture, config, names)
+}
+
+/** The facts that HuggingFace's config gives under keys of the family's own, checked against the file's. */
+function withFamilyFacts(
+  { metadata }: GgufModel,
+  architecture: Architecture,
+  config: ModelConfig,
+  names: ReadonlyMap<string, unknown>,
+): RebuiltConfig {
+  const flags = WITH_BIAS_FLAGS.has(architecture.id) ? BIAS_FLAGS.filter(([, tensor]) => names.has(tensor)) : []
+  const raw = new Map<string, Json>([
+    ...flags.map(([flag]): [string, Json] => [flag, true]),
+    ...config.raw,
+    ...huggingFaceFacts(architecture.id, config),
+  ])
+  const complete: ModelConfig = { ...config, raw, ...architecture.facts?.({ ...config, raw }) }
+  const target = ggufArchitecture(architecture.id)
+  for (const [key, value] of target.keys?.(complete) ?? []) {
+    const full = key.replace('{arch}', target.name)
+    const found = metadata.get(full)
+    if (found === undefined || found.type === 'array' || value.type === 'array') continue
+    if (!sameValue(found.value, value.value))
+      return { because: `its ${full} is ${found.value}, where ${architecture.id} models have ${value.value}` }
+  }
+  return { config: complete }
+}
+
+function sameValue(a: string | boolean | number | bigint, b: string | boolean | number | bigint): boolean {
+  return typeof a === 'number' && typeof b === 'number' ? Math.fround(a) === Math.fround(b) : String(a) === String(b)
 }
 
 const SIZE_NAMES: ReadonlyMap<string, string> = new Map([
@@ -98,16 +139,6 @@ const SIZE_NAMES: ReadonlyMap<string, string> = new Map([
   ['contextLength', 'context_length'],
   ['intermediateSize', 'feed_forward_length'],
 ])
-
-/** Of all decimals that round to the same f32, the shortest: what was 1e-5 before it became a float is so again. */
-export function shortest(type: string | undefined, value: number | null): number | null {
-  if (type !== 'f32' || value === null || !Number.isFinite(value)) return value
-  for (let digits = 1; digits <= 9; digits++) {
-    const decimal = Number(value.toPrecision(digits))
-    if (Math.fround(decimal) === value) return decimal
-  }
-  return value
-}
 
 function tokenIds({ metadata }: GgufModel): Pick<ModelConfig, 'bosId' | 'eosIds' | 'padId'> {
   const id = (name: string): number | null => ggufNumber(metadata, `tokenizer.ggml.${name}_token_id`)
@@ -133,15 +164,24 @@ function ropeScaling(
   at: NumberAt,
   theta: number,
   headDim: number,
-  factors: Float32Array | null,
+  { freqs, long, short }: RopeFactors,
 ): RebuiltScaling {
   const kind =
     ggufString(metadata, `${prefix}.rope.scaling.type`) ?? (at('rope.scale_linear') === null ? 'none' : 'linear')
-  if (factors !== null) {
-    const scaling = kind === 'none' ? solveLlama3(factors, theta, headDim) : null
+  if (freqs !== null) {
+    const scaling = kind === 'none' ? solveLlama3(freqs, theta, at('rope.dimension_count') ?? headDim) : null
     return scaling === null
       ? { because: 'no rope_scaling of HuggingFace gives the factors of its rope_freqs.weight' }
       : { scaling }
+  }
+  if (long !== null || short !== null) {
+    const originalContext = at('rope.scaling.original_context_length')
+    if (long === null || short === null || originalContext === null)
+      return { because: 'its rotary factors are not complete: long, short and the original context' }
+    const [longFactors, shortFactors] = [long, short].map((values) => Array.from(values, shortestF32))
+    if (longFactors === undefined || shortFactors === undefined) return { because: 'its rotary factors are empty' }
+    const attentionFactor = at('rope.scaling.attn_factor') ?? 1
+    return { scaling: { kind: 'longrope', longFactors, shortFactors, originalContext, attentionFactor } }
   }
   switch (kind) {
     case 'none':
@@ -164,8 +204,7 @@ function ropeScaling(
           betaFast: at('rope.scaling.yarn_beta_fast'),
           betaSlow: at('rope.scaling.yarn_beta_slow'),
           // the file has it without llama.cpp's own 1 + ln(factor) / 10
-          attentionFactor:
-            attention === null ? null : shortest('f32', Math.fround(attention * (1 + 0.1 * log(factor)))),
+          attentionFactor: attention === null ? null : shortestF32(Math.fround(attention * (1 + 0.1 * log(factor)))),
         },
       }
     }

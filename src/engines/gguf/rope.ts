@@ -29,61 +29,90 @@ export function ropeTensors(config: ModelConfig): readonly Placed[] {
  * llama.cpp's own converter does.
  */
 export function llama3Factors(theta: number, scaling: Llama3Scaling, headDim: number): Float32Array<ArrayBuffer> {
-  const { factor, lowFreqFactor, highFreqFactor, originalContext } = scaling
-  const f32 = Math.fround
-  const factors = new Float32Array(headDim / 2)
-  for (let i = 0; i < factors.length; i++) {
-    const frequency = f32(1 / f32(pow(theta, f32((2 * i) / headDim))))
-    const wavelength = f32(f32(2 * Math.PI) / frequency)
-    if (wavelength < originalContext / highFreqFactor) factors[i] = 1
-    else if (wavelength > originalContext / lowFreqFactor) factors[i] = factor
-    else {
-      const turns = f32(originalContext / wavelength)
-      const smooth = f32(f32(turns - lowFreqFactor) / (highFreqFactor - lowFreqFactor))
-      factors[i] = 1 / f32(f32(f32(1 - smooth) / factor) + smooth)
-    }
-  }
-  return factors
+  return Float32Array.from(rotaryWavelengths(theta, headDim), (wavelength) => llama3Factor(wavelength, scaling))
 }
 
-/** Contexts that models were first trained on: where factors fit several, the usual one is taken. */
-const USUAL_CONTEXTS = [8192, 4096, 16_384, 2048, 32_768, 131_072]
+/** Tokens in which each pair of channels turns once, [dim / 2]. */
+function rotaryWavelengths(theta: number, dim: number): Float32Array {
+  const f32 = Math.fround
+  return Float32Array.from({ length: dim / 2 }, (_, i) => {
+    return f32(f32(2 * Math.PI) / f32(1 / f32(pow(theta, f32((2 * i) / dim)))))
+  })
+}
+
+function llama3Factor(wavelength: number, scaling: Llama3Scaling): number {
+  const { factor, lowFreqFactor, highFreqFactor, originalContext } = scaling
+  const f32 = Math.fround
+  if (wavelength < originalContext / highFreqFactor) return 1
+  if (wavelength > originalContext / lowFreqFactor) return f32(factor)
+  const turns = f32(originalContext / wavelength)
+  const smooth = f32(f32(turns - lowFreqFactor) / (highFreqFactor - lowFreqFactor))
+  return f32(1 / f32(f32(f32(1 - smooth) / factor) + smooth))
+}
+
+/** What a fitted factor may be where no channel's wavelength is long enough to get it whole. */
+const USUAL_FACTORS = [8, 32, 16, 4, 2, 64]
+/** Contexts that models were first trained on: Llama 3's own, then every power of two, then what lies between. */
+const USUAL_CONTEXTS = [8192, ...Array.from({ length: 18 }, (_, i) => 2 ** (i + 4)), 6144, 12_288, 24_576, 49_152]
 /** Llama 3's own; multiplying the context and both factors by the same number changes nothing. */
 const LOW_FREQ_FACTOR = 1
-/** Llama 3's own first; the others for what else there may be. */
+/** Llama 3's own first. */
 const HIGH_FREQ_FACTORS = [4, 2, 3, 8, 16, 32]
 
 /**
  * The parameters whose {@link llama3Factors} are these, bit for bit; null if none were found. Several sets may give the
  * same factors: the one that models have is preferred, and each means the same.
  */
-export function solveLlama3(factors: Float32Array, theta: number, headDim: number): Llama3Scaling | null {
-  if (factors.length !== headDim / 2) return null
-  const factor = factors.reduce((most, value) => Math.max(most, value), 0)
-  if (!(factor > 1) || !Number.isFinite(factor)) return null
-  for (const originalContext of [...USUAL_CONTEXTS, ...fittedContexts(factors, factor, theta, headDim)]) {
-    for (const highFreqFactor of HIGH_FREQ_FACTORS) {
-      const candidate = { factor, lowFreqFactor: LOW_FREQ_FACTOR, highFreqFactor, originalContext }
-      const found = llama3Factors(theta, { kind: 'llama3', ...candidate }, headDim)
-      if (found.every((value, index) => value === factors[index])) return { kind: 'llama3', ...candidate }
+export function solveLlama3(factors: Float32Array, theta: number, dim: number): Llama3Scaling | null {
+  if (factors.length !== dim / 2) return null
+  const largest = factors.reduce((most, value) => Math.max(most, value), 0)
+  if (!(largest > 1) || !Number.isFinite(largest)) return null
+  const wavelengths = rotaryWavelengths(theta, dim)
+  for (const factor of new Set([largest, ...USUAL_FACTORS])) {
+    const smooth = [...factors].flatMap((value, i) =>
+      value > 1 && value < factor ? [{ turns: 1 / (wavelengths[i] ?? 1), share: shareOf(value, factor) }] : [],
+    )
+    for (const highFreqFactor of new Set([...HIGH_FREQ_FACTORS, ...fittedHigh(smooth)])) {
+      for (const originalContext of new Set([...USUAL_CONTEXTS, ...fittedContexts(smooth, highFreqFactor)])) {
+        const scaling: Llama3Scaling = {
+          kind: 'llama3',
+          factor,
+          lowFreqFactor: LOW_FREQ_FACTOR,
+          highFreqFactor,
+          originalContext,
+        }
+        if (factors.every((value, i) => value === llama3Factor(wavelengths[i] ?? 0, scaling))) return scaling
+      }
     }
   }
   return null
 }
 
-/**
- * Contexts that the factors between 1 and the largest suggest: there `1 / f` is linear in `1 / wavelength`, and reaches
- * `1 / factor` where the wavelength is the context.
- */
-function fittedContexts(factors: Float32Array, factor: number, theta: number, headDim: number): readonly number[] {
-  const points = [...factors].flatMap((value, i) =>
-    value > 1 && value < factor ? [{ x: 1 / (2 * Math.PI * pow(theta, (2 * i) / headDim)), y: 1 / value }] : [],
-  )
-  const [first] = points
-  const last = points.at(-1)
+/** A channel between short and long wavelengths: turns in a token, and how much it is of the short ones, 0 to 1. */
+interface SmoothPoint {
+  readonly turns: number
+  readonly share: number
+}
+
+function shareOf(value: number, factor: number): number {
+  return (1 / value - 1 / factor) / (1 - 1 / factor)
+}
+
+/** The share is `(context * turns - low) / (high - low)`: a line, of which two points tell `high`. */
+function fittedHigh(smooth: readonly SmoothPoint[]): readonly number[] {
+  const first = smooth[0]
+  const last = smooth.at(-1)
   if (first === undefined || last === undefined || first === last) return []
-  const slope = (first.y - last.y) / (first.x - last.x)
-  const x = last.x - (last.y - 1 / factor) / slope
-  const context = Math.round(LOW_FREQ_FACTOR / x)
-  return Number.isSafeInteger(context) && context > 0 ? [context - 1, context, context + 1] : []
+  const slope = (first.share - last.share) / (first.turns - last.turns)
+  const high = LOW_FREQ_FACTOR - LOW_FREQ_FACTOR / (first.share - slope * first.turns)
+  return [Math.round(high), Math.round(high * 2) / 2].filter(
+    (value) => value > LOW_FREQ_FACTOR && Number.isFinite(value),
+  )
+}
+
+function fittedContexts(smooth: readonly SmoothPoint[], high: number): readonly number[] {
+  return smooth.flatMap(({ turns, share }) => {
+    const context = Math.round((LOW_FREQ_FACTOR + share * (high - LOW_FREQ_FACTOR)) / turns)
+    return Number.isSafeInteger(context) && context > 1 ? [context, context - 1, context + 1] : []
+  })
 }

@@ -6,7 +6,7 @@ import { architectureFor } from '../../models/index.ts'
 import { ggufNumber, ggufString, type GgufHeader, type GgufTensor } from '../containers/gguf/reader.ts'
 import { alignUp, GGUF_ALIGNMENT } from '../containers/gguf/types.ts'
 import { architectureIdOf, ggufArchitecture } from './arch/index.ts'
-import { configOf, REQUIRED_KEYS } from './config.ts'
+import { configOf, implausibleCounts, REQUIRED_KEYS } from './config.ts'
 import { readModel, SPLIT_KEYS, type GgufModel } from './files.ts'
 import { ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, ROPE_FREQS } from './names.ts'
 import { sampleTensor } from './sample.ts'
@@ -142,9 +142,9 @@ function tensorFindings(header: ModelHeader, architecture: Architecture, prefix:
   const required = configOf(header, prefix, [])
   const allowed = configOf(header, prefix, OPTIONAL_FLAGS)
   if (required === null || allowed === null) return findings
-  // a block count that a hostile file made up would otherwise cost memory without limit
-  if (required.layers > header.tensors.length) {
-    const message = `${prefix}.block_count is ${required.layers}, but there are only ${header.tensors.length} tensors`
+  const implausible = implausibleCounts(required, header.tensors.length)
+  if (implausible !== null) {
+    const message = `The file's keys do not fit its tensors: ${implausible}`
     return [error('missing-tensor', message, { file: path }, 'The file is incomplete. Convert it again.')]
   }
   const found = new Map(header.tensors.map((tensor) => [tensor.name, tensor]))

@@ -1,0 +1,92 @@
+import type { ModelConfig } from '../../core/checkpoint.ts'
+import type { Json } from '../../core/json.ts'
+import { shortestF32, shortestWhere } from './shortest.ts'
+
+/**
+ * What of a model HuggingFace's config says under keys of the family's own, from what a GGUF file says of it: the inverse
+ * of each family's `facts`. Its reader then makes the same facts of them.
+ */
+export function huggingFaceFacts(id: string, config: ModelConfig): ReadonlyMap<string, Json> {
+  return new Map(
+    entries(id, config).flatMap(([key, value]): [string, Json][] =>
+      value === undefined ? [] : [[key, typeof value === 'number' ? shortestF32(value) : value]],
+    ),
+  )
+}
+
+type Entry = readonly [key: string, value: Json | undefined]
+
+/** llama.cpp tells Gemma 2 27B, whose scores are scaled by the hidden size's share of a head, by its 46 blocks. */
+const GEMMA_27B_LAYERS = 46
+
+/** Bucket distance of T5, which llama.cpp has built in. */
+const T5_DISTANCE = 128
+
+function entries(id: string, config: ModelConfig): readonly Entry[] {
+  const { experts } = config
+  switch (id) {
+    case 'mixtral':
+      return [
+        ['num_local_experts', experts?.count],
+        ['num_experts_per_tok', experts?.used],
+      ]
+    case 'qwen2moe':
+    case 'qwen3moe':
+      return [
+        ['num_experts', experts?.count],
+        ['num_experts_per_tok', experts?.used],
+        ['moe_intermediate_size', experts?.intermediateSize],
+        ['shared_expert_intermediate_size', experts?.sharedIntermediateSize],
+        // what llama.cpp's graphs of the two do
+        ['norm_topk_prob', id === 'qwen3moe'],
+      ]
+    case 'gemma2':
+      return [
+        ['attn_logit_softcapping', config.attentionSoftcap],
+        ['final_logit_softcapping', config.logitSoftcap],
+        [
+          'query_pre_attn_scalar',
+          config.layers === GEMMA_27B_LAYERS ? config.hiddenSize / config.heads : config.headDim,
+        ],
+      ]
+    case 'bert':
+      return [['type_vocab_size', config.tokenTypes], ...labelEntries(config.labels)]
+    case 't5':
+      return [
+        ['num_decoder_layers', config.decoder?.layers],
+        ['decoder_start_token_id', config.decoder?.startId],
+        ['relative_attention_num_buckets', config.relativePositions?.buckets],
+        ['relative_attention_max_distance', T5_DISTANCE],
+        ['is_encoder_decoder', true],
+      ]
+    case 'minicpm':
+      return [
+        ['scale_emb', config.embeddingScale],
+        ['scale_depth', rooted(config)],
+        ['dim_model_base', config.hiddenSize / (config.logitDivisor ?? 1)],
+      ]
+    case 'granite':
+      return [
+        ['embedding_multiplier', config.embeddingScale],
+        ['residual_multiplier', config.residualScale],
+        ['attention_multiplier', config.attentionScale],
+        ['logits_scaling', config.logitDivisor],
+      ]
+    default:
+      return []
+  }
+}
+
+/** The scale of a whole stack whose share of each block the file has, as an f32. */
+function rooted({ residualScale = 1, layers }: ModelConfig): number {
+  const share = Math.fround(residualScale)
+  return shortestWhere(share * Math.sqrt(layers), (depth) => Math.fround(depth / Math.sqrt(layers)) === share)
+}
+
+function labelEntries(labels: readonly string[] | undefined): readonly Entry[] {
+  if (labels === undefined) return []
+  return [
+    ['id2label', new Map(labels.map((label, index) => [String(index), label]))],
+    ['label2id', new Map(labels.map((label, index) => [label, index]))],
+  ]
+}
