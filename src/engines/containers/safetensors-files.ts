@@ -31,10 +31,17 @@ export interface StoredWeights {
   readonly files: readonly string[]
   /** Files whose metadata does not say `format`, without which older transformers refuse them. */
   readonly withoutFormat: readonly string[]
+  /** What the files say of themselves, the first that says something. */
+  readonly metadata: ReadonlyMap<string, string>
   /** `total_size` of the index; null where there is none. */
   readonly totalSize: number | null
   /** What an index leaves out. */
   readonly findings: readonly Finding[]
+  /**
+   * How to get those tensors that do not lie row by row in their file, though {@link tensors} says so. Throws
+   * `unsupported` where no recipe can.
+   */
+  readonly views: Views
 }
 
 /** The index of the largest model there is has some 10 MB. */
@@ -50,38 +57,27 @@ export async function readStoredWeights(
   folder: Folder,
   model: ModelFolder,
   weights: SafetensorsFiles,
+  readShard: ShardReader = readSafetensorsShard,
 ): Promise<StoredWeights> {
   if (weights.kind === 'single') {
     const path = model.root + weights.path
-    const { held, formatted } = await readShard(folder, path)
-    return { tensors: held, files: [path], withoutFormat: formatted ? [] : [path], totalSize: null, findings: [] }
+    return joinShards([[path, await readShard(folder, path)]])
   }
   const index = model.root + weights.path
-  const tensors = new Map<string, StoredTensor>()
-  const withoutFormat: string[] = []
   const { shards, totalSize } = await readIndex(folder, model, index)
+  const contents: [string, Shard][] = []
   const unlisted: string[] = []
-  for (const [shard, promised] of shards) {
-    const { held, formatted } = await readShard(folder, shard)
-    if (!formatted) withoutFormat.push(shard)
-    const missing = [...promised].filter((name) => !held.has(name))
+  for (const [path, promised] of shards) {
+    const shard = await readShard(folder, path)
+    const missing = [...promised].filter((name) => !shard.held.has(name))
     if (missing.length > 0) {
-      throw new AppError('missing-tensor', `${shard} lacks ${listed(missing)}, which ${index} says it has`, {
-        where: { file: shard, tensor: missing[0] ?? '' },
+      throw new AppError('missing-tensor', `${path} lacks ${listed(missing)}, which ${index} says it has`, {
+        where: { file: path, tensor: missing[0] ?? '' },
         hint: 'Index and shards are of different versions: download both again.',
       })
     }
-    for (const [name, tensor] of held) {
-      const other = tensors.get(name)
-      if (other !== undefined) {
-        throw new AppError('malformed', `${name} is in ${other.file} and in ${shard}`, {
-          where: { file: shard, offset: tensor.offset, tensor: name },
-          hint: 'Shards of different versions are mixed: download them again.',
-        })
-      }
-      if (!promised.has(name)) unlisted.push(name)
-      tensors.set(name, tensor)
-    }
+    for (const name of shard.held.keys()) if (!promised.has(name)) unlisted.push(name)
+    contents.push([path, shard])
   }
   const findings: Finding[] = []
   if (unlisted.length > 0) {
@@ -92,21 +88,63 @@ export async function readStoredWeights(
       where: { file: index, tensor: unlisted[0] ?? '' },
     })
   }
-  return { tensors, files: [...shards.keys()], withoutFormat, totalSize, findings }
+  return { ...joinShards(contents), totalSize, findings }
 }
 
-interface Shard {
+/** Reads the headers of files that together are the weights, with no index to say so. Throws as above. */
+export async function readWeightSet(folder: Folder, paths: readonly string[]): Promise<StoredWeights> {
+  const contents: [string, Shard][] = []
+  for (const path of paths) contents.push([path, await readSafetensorsShard(folder, path)])
+  return joinShards(contents)
+}
+
+function joinShards(shards: readonly (readonly [string, Shard])[]): StoredWeights {
+  const tensors = new Map<string, StoredTensor>()
+  for (const [path, { held }] of shards) {
+    for (const [name, tensor] of held) {
+      const other = tensors.get(name)
+      if (other !== undefined) {
+        throw new AppError('malformed', `${name} is in ${other.file} and in ${path}`, {
+          where: { file: path, offset: tensor.offset, tensor: name },
+          hint: 'Shards of different versions are mixed: download them again.',
+        })
+      }
+      tensors.set(name, tensor)
+    }
+  }
+  return {
+    tensors,
+    files: shards.map(([path]) => path),
+    withoutFormat: shards.filter(([, { formatted }]) => !formatted).map(([path]) => path),
+    metadata: shards.find(([, { metadata }]) => (metadata?.size ?? 0) > 0)?.[1].metadata ?? new Map(),
+    totalSize: null,
+    findings: [],
+    views: new Map(shards.flatMap(([, { views }]) => [...(views ?? [])])),
+  }
+}
+
+/** Of a few tensors, by name. */
+export type Views = ReadonlyMap<string, () => Recipe>
+
+/** What one file holds. */
+export interface Shard {
   readonly held: ReadonlyMap<string, StoredTensor>
   /** Whether its metadata says `format`. */
   readonly formatted: boolean
+  /** What the file says of itself; nothing if absent. */
+  readonly metadata?: ReadonlyMap<string, string>
+  /** As {@link StoredWeights.views}; none if absent. */
+  readonly views?: Views
 }
 
-async function readShard(folder: Folder, path: string): Promise<Shard> {
+export type ShardReader = (folder: Folder, path: string) => Promise<Shard>
+
+async function readSafetensorsShard(folder: Folder, path: string): Promise<Shard> {
   const source = await folder.open(path)
   try {
     const { entries, metadata } = await readSafetensorsHeader(source)
     const held = new Map(entries.map((entry) => [entry.name, read(entry, path, entry.offset) as StoredTensor]))
-    return { held, formatted: metadata.has('format') }
+    return { held, formatted: metadata.has('format'), metadata }
   } finally {
     await source.close()
   }

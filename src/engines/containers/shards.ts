@@ -1,9 +1,9 @@
 /** Plans safetensors files: one, or shards with an index, as huggingface_hub splits and names them. */
-import { elementCount } from '../../core/dtype.ts'
+import { dtypeInfo, elementCount, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
-import type { PlannedFile, Segment } from '../../core/plan.ts'
-import { tensorBytes, type Recipe } from '../../core/tensor.ts'
+import type { Finding, PlannedFile, Segment } from '../../core/plan.ts'
+import { permute, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
 import { compareUtf8, safetensorsHeader } from './safetensors.ts'
 
 /** A tensor and the name it will have. */
@@ -177,6 +177,43 @@ export function dtypeOption(options: OptionValues): 'f32' | 'f16' | 'bf16' | nul
   const value = options[DTYPE_OPTION.name]
   return value === 'f32' || value === 'f16' || value === 'bf16' ? value : null
 }
+
+/** Scalar types that kernels cast from. */
+const CASTABLE: ReadonlySet<DType> = new Set(['f32', 'f16', 'bf16'])
+
+/** Whether a tensor of this type can be stored as another. */
+export function isCastable(dtype: DType): boolean {
+  return CASTABLE.has(dtype) || dtypeInfo(dtype).kind === 'quant'
+}
+
+/** Undoes the transposition that a reader made, without moving anything where it did. */
+export function transposedBack(recipe: Recipe): Recipe {
+  return recipe.op === 'permute' && recipe.axes.join() === '1,0' ? recipe.of : permute(recipe, [1, 0])
+}
+
+/** Bytes that the tensors of a file are read from. */
+export function readBytes(file: PlannedFile): number {
+  let sum = 0
+  for (const segment of file.segments) {
+    if (segment.kind === 'tensor') for (const source of readsOf(segment.recipe)) sum += tensorBytes(source)
+  }
+  return sum
+}
+
+/** That tensors had to be dequantised; null if none were. `dtype` is what was asked for. */
+export function dequantizedFinding(names: readonly string[], dtype: DType | null): Finding | null {
+  if (names.length === 0) return null
+  const written = (dtype ?? DEQUANTIZED).toUpperCase()
+  return {
+    severity: 'warning',
+    code: 'dequantized',
+    message: `${names.length} tensors are quantised in the source: they are written as ${written}, but what quantisation lost stays lost`,
+    ...(dtype === null ? { hint: '--dtype bf16 halves the size.' } : {}),
+  }
+}
+
+/** What holds every value of a quantised tensor exactly. */
+export const DEQUANTIZED = 'f32' satisfies DType
 
 /** A model's name as a file's: without the characters that some file system refuses. */
 export function fileStem(name: string): string {

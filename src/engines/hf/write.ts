@@ -5,18 +5,23 @@ import { AppError } from '../../core/errors.ts'
 import { formatJson, parseJson, isObject, type JsonObject } from '../../core/json.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Finding, Plan, PlannedFile } from '../../core/plan.ts'
-import { cast, permute, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
+import { cast, tensorBytes } from '../../core/tensor.ts'
 import { expectedTensors, type Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
 import type { StoredTensor } from '../containers/safetensors-files.ts'
 import {
   bytesFile,
   copiedFile,
+  DEQUANTIZED,
+  dequantizedFinding,
   DTYPE_OPTION,
   dtypeOption,
+  isCastable,
   planShards,
+  readBytes,
   SHARD_OPTION,
   shardSizeOf,
+  transposedBack,
   type NamedTensor,
 } from '../containers/shards.ts'
 import { architectureOf, normalizeConfig } from './config.ts'
@@ -42,9 +47,6 @@ const STEM = 'model'
 
 /** transformers before 4.47 refuses files that do not say so. */
 const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
-
-/** Scalar types that kernels cast from. */
-const CASTABLE: ReadonlySet<DType> = new Set(['f32', 'f16', 'bf16'])
 
 /** Files that hold a vocabulary. */
 const VOCABULARIES = ['tokenizer.json', 'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt']
@@ -72,14 +74,6 @@ export async function planHuggingFace(given: Checkpoint, options: OptionValues):
     readBytes: files.reduce((sum, file) => sum + readBytes(file), 0),
     writeBytes: files.reduce((sum, { size }) => sum + size, 0),
   }
-}
-
-function readBytes(file: PlannedFile): number {
-  let sum = 0
-  for (const segment of file.segments) {
-    if (segment.kind === 'tensor') for (const source of readsOf(segment.recipe)) sum += tensorBytes(source)
-  }
-  return sum
 }
 
 function jsonFile(path: string, json: JsonObject): PlannedFile {
@@ -111,7 +105,11 @@ async function configured(checkpoint: Checkpoint, text: OptionValues[string] | u
     if (lies.op === 'read') tensors.set(stored.names.get(role) ?? role, lies)
   }
   const files = [...new Set([...tensors.values()].map(({ file }) => file))]
-  const roles = assignRoles({ tensors, files, withoutFormat: [], totalSize: null, findings: [] }, architecture, config)
+  const roles = assignRoles(
+    { tensors, files, withoutFormat: [], metadata: stored.metadata, totalSize: null, findings: [], views: new Map() },
+    architecture,
+    config,
+  )
   return {
     ...checkpoint,
     architecture: architecture.id,
@@ -142,8 +140,8 @@ function nameTensors(
     const oriented = transposed ? transposedBack(recipe) : recipe
     const quantized = dtypeInfo(oriented.dtype).kind === 'quant'
     if (quantized) dequantized.push(hf)
-    const wanted = dtype ?? (quantized ? 'f32' : oriented.dtype)
-    if (wanted !== oriented.dtype && !quantized && !CASTABLE.has(oriented.dtype)) {
+    const wanted = dtype ?? (quantized ? DEQUANTIZED : oriented.dtype)
+    if (wanted !== oriented.dtype && !isCastable(oriented.dtype)) {
       throw new AppError('unsupported', `${hf} is stored as ${oriented.dtype}, which cannot be made ${wanted} yet`, {
         where: { tensor: hf },
         hint: 'Keep the type (--dtype keep).',
@@ -151,20 +149,9 @@ function nameTensors(
     }
     named.push({ name: hf, recipe: cast(oriented, wanted) })
   }
-  if (dequantized.length > 0) {
-    findings.push({
-      severity: 'warning',
-      code: 'dequantized',
-      message: `${dequantized.length} tensors are quantised in the source: they are written as ${(dtype ?? 'f32').toUpperCase()}, but what quantisation lost stays lost`,
-      ...(dtype === null ? { hint: '--dtype bf16 halves the size.' } : {}),
-    })
-  }
+  const finding = dequantizedFinding(dequantized, dtype)
+  if (finding !== null) findings.push(finding)
   return named
-}
-
-/** Undoes the transposition that a reader made, without moving anything where it did. */
-function transposedBack(recipe: Recipe): Recipe {
-  return recipe.op === 'permute' && recipe.axes.join() === '1,0' ? recipe.of : permute(recipe, [1, 0])
 }
 
 /** The type that config.json should name: what it names already if weights have it, else that of most bytes. */
