@@ -3,6 +3,7 @@ import type { Engine, FormatId } from './engine.ts'
 /** One line a format: an engine is loaded when it is first needed. */
 const ENGINES: ReadonlyMap<FormatId, () => Promise<Engine>> = new Map([
   ['huggingface', async () => (await import('./hf/engine.ts')).huggingface],
+  ['safetensors', async () => (await import('./safetensors/engine.ts')).safetensors],
   ['gguf', async () => (await import('./gguf/engine.ts')).gguf],
 ] satisfies [FormatId, () => Promise<Engine>][])
 

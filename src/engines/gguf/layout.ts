@@ -19,6 +19,7 @@ import { tokenizerMetadata } from './tokenizer.ts'
 
 /** The plan of one GGUF file: everything but the weights' own bytes, which are recipes. */
 export async function planGguf(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
+  requireArchitecture(checkpoint, 'GGUF')
   const quant = options['quant'] ?? DEFAULT_MIX
   const mix = MIXES.find((candidate) => candidate.id === quant)
   if (mix === undefined) throw new AppError('bad-option', `--quant cannot be ${JSON.stringify(quant)}`)

@@ -1,0 +1,85 @@
+import type { Checkpoint, Role } from '../../core/checkpoint.ts'
+import { NO_ARCHITECTURE } from '../../core/checkpoint.ts'
+import { dtypeInfo } from '../../core/dtype.ts'
+import type { OptionSpec, OptionValues } from '../../core/option.ts'
+import type { Finding, Plan } from '../../core/plan.ts'
+import { cast } from '../../core/tensor.ts'
+import { expectedTensors } from '../../models/architecture.ts'
+import { architectureFor } from '../../models/index.ts'
+import { listed } from '../containers/safetensors-files.ts'
+import {
+  DEQUANTIZED,
+  dequantizedFinding,
+  DTYPE_OPTION,
+  dtypeOption,
+  fileStem,
+  isCastable,
+  planShards,
+  readBytes,
+  SHARD_OPTION,
+  shardSizeOf,
+  transposedBack,
+  type NamedTensor,
+} from '../containers/shards.ts'
+
+/** What `convert` takes. */
+export const WRITE_OPTIONS: readonly OptionSpec[] = [DTYPE_OPTION, SHARD_OPTION]
+
+/** Where a source has no metadata of its own: transformers before 4.47 asks for this. */
+const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
+
+/** The plan of a file of all tensors, or of shards with an index, which comes last. */
+export async function planSafetensors(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
+  const dtype = dtypeOption(options)
+  const limit = shardSizeOf(options)
+  const dequantized: string[] = []
+  const kept: string[] = []
+  const tensors = (await spelled(checkpoint)).map(({ name, recipe }): NamedTensor => {
+    const quantized = dtypeInfo(recipe.dtype).kind === 'quant'
+    if (quantized) dequantized.push(name)
+    if (dtype !== null && !isCastable(recipe.dtype)) {
+      kept.push(name)
+      return { name, recipe }
+    }
+    return { name, recipe: cast(recipe, dtype ?? (quantized ? DEQUANTIZED : recipe.dtype)) }
+  })
+  const findings: Finding[] = []
+  const finding = dequantizedFinding(dequantized, dtype)
+  if (finding !== null) findings.push(finding)
+  if (kept.length > 0) {
+    findings.push({
+      severity: 'info',
+      code: 'type-kept',
+      message: `${listed(kept)} ${kept.length === 1 ? 'keeps its type' : 'keep their types'}: only F32, F16 and BF16 are cast`,
+    })
+  }
+  const stem = fileStem(checkpoint.name) + (dtype === null ? '' : `-${dtype.toUpperCase()}`)
+  const { weights, index } = planShards(tensors, stem, limit, checkpoint.stored?.metadata ?? METADATA)
+  const files = index === null ? weights : [...weights, index]
+  return {
+    target: 'safetensors',
+    stages: [],
+    files,
+    findings,
+    readBytes: files.reduce((sum, file) => sum + readBytes(file), 0),
+    writeBytes: files.reduce((sum, { size }) => sum + size, 0),
+  }
+}
+
+/** All tensors, under the names that their source or their architecture gives them, laid out as HuggingFace does. */
+async function spelled({ architecture, config, tensors, stored, name }: Checkpoint): Promise<readonly NamedTensor[]> {
+  const nameOf = (role: Role, otherwise: string): string => stored?.names.get(role) ?? otherwise
+  if (architecture === NO_ARCHITECTURE) {
+    return [...tensors].map(([role, recipe]) => ({ name: nameOf(role, role), recipe }))
+  }
+  const rest = new Map(tensors)
+  const named: NamedTensor[] = []
+  for (const { role, hf, transposed } of expectedTensors(await architectureFor(architecture, name), config)) {
+    const recipe = tensors.get(role)
+    if (recipe === undefined) continue
+    rest.delete(role)
+    named.push({ name: nameOf(role, hf), recipe: transposed ? transposedBack(recipe) : recipe })
+  }
+  for (const [role, recipe] of rest) named.push({ name: nameOf(role, role), recipe })
+  return named
+}
