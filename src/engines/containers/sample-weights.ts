@@ -16,7 +16,7 @@ export async function* checkWeights(folder: Folder, stored: StoredWeights): Asyn
     const source = await folder.open(file)
     try {
       for (const [name, tensor] of stored.tensors) {
-        if (tensor.file === file) yield* checkTensor(source, name, tensor)
+        if (tensor.file === file && !stored.views.has(name)) yield* checkTensor(source, name, tensor)
       }
     } finally {
       await source.close()

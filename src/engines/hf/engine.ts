@@ -2,6 +2,8 @@
 import type { Folder } from '../../core/bytes.ts'
 import type { Checkpoint } from '../../core/checkpoint.ts'
 import type { Engine, Match, Verdict } from '../engine.ts'
+import type { SafetensorsFiles } from '../containers/safetensors-files.ts'
+import type { TorchFiles } from '../containers/torch-files.ts'
 import { CONFIG_FILE, findModels } from './files.ts'
 import { loadModel } from './open.ts'
 import { validateModel } from './validate.ts'
@@ -26,10 +28,15 @@ async function detect(folder: Folder): Promise<Match | null> {
   if (models.length > 1) return match(SEVERAL, `${models.length} models in folders of their own`)
   if (weights === null) return match(REFUSED, `${CONFIG_FILE} without weights`)
   if (weights.kind === 'refused') return match(REFUSED, weights.what)
-  const what = weights.kind === 'index' ? 'sharded safetensors' : weights.path
+  const what = describeFiles(weights)
   return model.hasConfig
     ? match(WHOLE, `${CONFIG_FILE} with ${what}`)
     : match(REFUSED, `${what} without ${CONFIG_FILE}`)
+}
+
+function describeFiles(weights: SafetensorsFiles | TorchFiles): string {
+  if (weights.kind === 'torch') return weights.sharded ? 'sharded pytorch_model.bin' : weights.path
+  return weights.kind === 'index' ? 'sharded safetensors' : weights.path
 }
 
 async function open(folder: Folder): Promise<Checkpoint> {

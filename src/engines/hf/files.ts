@@ -1,9 +1,11 @@
 import type { FileEntry, Folder } from '../../core/bytes.ts'
 import { AppError } from '../../core/errors.ts'
+import { isExtra } from '../containers/extras.ts'
 import type { SafetensorsFiles } from '../containers/safetensors-files.ts'
+import type { TorchFiles } from '../containers/torch-files.ts'
 
 /** The weights of a model folder. Paths are within the model's own folder. */
-export type WeightFiles = SafetensorsFiles | RefusedWeights
+export type WeightFiles = SafetensorsFiles | TorchFiles | RefusedWeights
 
 /** Weights in a form that is known but not read. */
 export interface RefusedWeights {
@@ -29,11 +31,14 @@ const MAX_MODELS = 100
 export const CONFIG_FILE = 'config.json'
 const SINGLE = 'model.safetensors'
 const INDEX = 'model.safetensors.index.json'
+const TORCH_SINGLE = 'pytorch_model.bin'
+const TORCH_INDEX = 'pytorch_model.bin.index.json'
 
 /** `model.fp16.safetensors`, but not a shard. */
 const VARIANT_SINGLE = /^model\.([\w-]+)\.safetensors$/
 /** `model.safetensors.index.fp16.json`, as transformers names it, and `model.fp16.safetensors.index.json`. */
 const VARIANT_INDEX = /^model(?:\.safetensors\.index\.[\w-]+\.json|\.[\w-]+\.safetensors\.index\.json)$/
+const TORCH_SHARD = /^pytorch_model.*-\d{5}-of-\d{5}.*\.bin$/
 const SHARD = /^model.*-\d{5}-of-\d{5}.*\.safetensors$/
 
 const REFUSED: readonly { readonly name: RegExp; readonly what: string; readonly hint: string }[] = [
@@ -46,11 +51,6 @@ const REFUSED: readonly { readonly name: RegExp; readonly what: string; readonly
     name: /^consolidated.*\.(?:safetensors|pth)$/,
     what: 'weights in their maker’s own layout (consolidated)',
     hint: 'Use the files named model*.safetensors of the same repository.',
-  },
-  {
-    name: /^pytorch_model.*\.bin(?:\.index\.json)?$/,
-    what: 'weights as PyTorch pickles',
-    hint: 'Save them as safetensors: load the model with transformers and call save_pretrained.',
   },
   {
     name: /^(?:tf_model.*\.h5|flax_model.*\.msgpack)$/,
@@ -98,7 +98,10 @@ function modelAt(entries: readonly FileEntry[], root: string): ModelFiles {
   return { root, files, hasConfig: files.has(CONFIG_FILE), weights: weightsAmong([...files.keys()]) }
 }
 
-/** In the order of transformers: the single file, the index, then variants; what is refused only if there is no other. */
+/**
+ * In the order of transformers: the single file, the index, then variants, then PyTorch's; what is refused only if there
+ * is no other.
+ */
 function weightsAmong(paths: readonly string[]): WeightFiles | null {
   const top = paths.filter((path) => !path.includes('/'))
   if (top.includes(SINGLE)) return { kind: 'single', path: SINGLE }
@@ -107,17 +110,20 @@ function weightsAmong(paths: readonly string[]): WeightFiles | null {
   if (variantIndex !== undefined) return { kind: 'index', path: variantIndex }
   const variant = top.find((path) => VARIANT_SINGLE.test(path) && !SHARD.test(path))
   if (variant !== undefined) return { kind: 'single', path: variant }
+  if (top.includes(TORCH_SINGLE)) return { kind: 'torch', sharded: false, path: TORCH_SINGLE }
+  if (top.includes(TORCH_INDEX)) return { kind: 'torch', sharded: true, path: TORCH_INDEX }
   for (const { name, what, hint } of REFUSED) {
     const path = top.find((candidate) => name.test(candidate))
     if (path !== undefined) return { kind: 'refused', path, what, hint }
   }
-  const shards = top.filter((path) => SHARD.test(path))
+  const torch = top.filter((path) => TORCH_SHARD.test(path))
+  const shards = torch.length > 0 ? torch : top.filter((path) => SHARD.test(path))
   const [shard] = shards
   if (shard !== undefined) {
     return {
       kind: 'refused',
       path: shard,
-      what: `${shards.length} shards without their index (${INDEX})`,
+      what: `${shards.length} shards without their index (${torch.length > 0 ? TORCH_INDEX : INDEX})`,
       hint: 'Download the index too: without it nobody can tell whether a shard is missing.',
     }
   }
@@ -126,16 +132,7 @@ function weightsAmong(paths: readonly string[]): WeightFiles | null {
   return tensors.length === 1 && only !== undefined ? { kind: 'single', path: only } : null
 }
 
-const EXTRAS: readonly RegExp[] = [
-  /^generation_config\.json$/,
-  /^(?:README|LICENSE|LICENCE|NOTICE|USE_POLICY)[\w.-]*$/i,
-  /^(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config)\.json$/,
-  /^(?:tokenizer\.model|spiece\.model|merges\.txt|vocab\.txt)$/,
-  /^chat_template\.(?:jinja|json)$/,
-  /^additional_chat_templates\/[\w.-]+\.jinja$/,
-]
-
 /** The files that a converted model may carry over as they are. Paths within the model's own folder. */
 export function extraFiles(model: ModelFiles): readonly string[] {
-  return [...model.files.keys()].filter((path) => EXTRAS.some((pattern) => pattern.test(path)))
+  return [...model.files.keys()].filter(isExtra)
 }

@@ -4,6 +4,7 @@ import { AppError } from '../../core/errors.ts'
 import { isArray, parseJsonObject } from '../../core/json.ts'
 import { read, type Recipe } from '../../core/tensor.ts'
 import { readStoredWeights, type StoredWeights } from '../containers/safetensors-files.ts'
+import { readTorchWeights } from '../containers/torch-files.ts'
 import { architectureOf, normalizeConfig } from './config.ts'
 import { CONFIG_FILE, extraFiles, requireModel, type ModelFiles, type RefusedWeights } from './files.ts'
 import { readTokenizer } from './tokenizer.ts'
@@ -41,7 +42,10 @@ export async function loadModel(folder: Folder): Promise<LoadedModel> {
   const raw = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
   const architecture = await architectureOf(raw, path)
   const normalized = normalizeConfig(raw, path, architecture)
-  const stored = await readStoredWeights(folder, model, weights)
+  const stored =
+    weights.kind === 'torch'
+      ? await readTorchWeights(folder, model, weights)
+      : await readStoredWeights(folder, model, weights)
   const roles = assignRoles(stored, architecture, normalized.config)
   const config = await withGeneration(
     normalized.dtypeDeclared ? normalized.config : { ...normalized.config, dtype: commonType(roles.tensors) },

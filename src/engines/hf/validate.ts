@@ -44,8 +44,12 @@ function* checkHeaders({ checkpoint, model, stored }: LoadedModel): Generator<Fi
   }
   let bytes = 0
   const dtypes = new Set<DType>()
+  const places = new Set<string>()
   for (const tensor of stored.tensors.values()) {
-    bytes += tensorBytes(tensor)
+    // tied tensors of a PyTorch file have one place
+    const place = `${tensor.offset} ${tensor.file}`
+    if (!places.has(place)) bytes += tensorBytes(tensor)
+    places.add(place)
     dtypes.add(tensor.dtype)
   }
   if (stored.totalSize !== null && stored.totalSize !== bytes) {

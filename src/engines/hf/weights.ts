@@ -38,19 +38,21 @@ export function assignRoles(stored: StoredWeights, architecture: Architecture, c
     used.add(name)
     requireShape(tensor, name, row, config)
     requireWeights(tensor, name)
-    tensors.set(row.role, row.transposed ? transpose(tensor) : tensor)
+    const recipe = stored.views.get(name)?.() ?? tensor
+    tensors.set(row.role, row.transposed ? transpose(recipe) : recipe)
   }
   if (missing.length > 0) throw missingTensors(missing, stored, architecture, config)
   const head = nameOf(headName(architecture))
   if (config.tied && stored.tensors.has(head)) {
     used.add(head)
-    findings.push({
-      severity: 'warning',
-      code: 'tie-ignored',
-      message: `config.json ties the head to the embedding, so ${head} is not used, whatever it holds`,
-      where: { file: stored.tensors.get(head)?.file ?? '', tensor: head },
-      hint: 'If the head was trained apart, set "tie_word_embeddings": false in config.json.',
-    })
+    if (!isSamePlace(stored.tensors.get(head), tensors.get(EMBEDDING)))
+      findings.push({
+        severity: 'warning',
+        code: 'tie-ignored',
+        message: `config.json ties the head to the embedding, so ${head} is not used, whatever it holds`,
+        where: { file: stored.tensors.get(head)?.file ?? '', tensor: head },
+        hint: 'If the head was trained apart, set "tie_word_embeddings": false in config.json.',
+      })
   }
   const ignored = [...stored.tensors.keys()].filter(
     (name) => !used.has(name) && !architecture.ignored.some((pattern) => pattern.test(name)),
@@ -65,6 +67,11 @@ export function assignRoles(stored: StoredWeights, architecture: Architecture, c
     })
   }
   return { tensors, findings }
+}
+
+/** PyTorch's own files hold a tied tensor under both names, once. */
+function isSamePlace(a: StoredTensor | undefined, b: Recipe | undefined): boolean {
+  return b?.op === 'read' && a?.file === b.file && a.offset === b.offset && a.shape.join() === b.shape.join()
 }
 
 function headName(architecture: Architecture): string {
