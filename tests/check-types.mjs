@@ -1,7 +1,7 @@
 // Checks the types of every realm with the libraries that it may use, and no others.
 import { spawnSync } from 'node:child_process'
 
-const projects = ['src', 'src/api/browser', 'companion', 'tests']
+const projects = ['src', 'src/api/browser', 'src/sw', 'companion', 'tests']
 const commands = [
   ...projects.map((project) => ['tsc', '-p', project]),
   ['svelte-check', '--tsconfig', 'src/ui/tsconfig.json', '--fail-on-warnings', '--output', 'human'],

@@ -58,6 +58,9 @@ export class Control {
     const phaseChanged = change.phase !== undefined && change.phase !== this.#progress.phase
     if (phaseChanged) this.#marks = []
     this.#progress = { ...this.#progress, ...change }
+    // a job that is paused stays so, whatever phase it comes to
+    if (this.#gate !== null && this.#progress.state === 'running')
+      this.#progress = { ...this.#progress, state: 'paused' }
     const at = this.#now()
     this.#marks.push({ at, bytes: this.#progress.bytesDone })
     while (this.#marks.length > 2 && (this.#marks[0]?.at ?? at) < at - RATE_WINDOW_MS) this.#marks.shift()
