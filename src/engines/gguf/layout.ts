@@ -1,4 +1,4 @@
-import type { Checkpoint, Role } from '../../core/checkpoint.ts'
+import { requireArchitecture, type Checkpoint, type Role } from '../../core/checkpoint.ts'
 import { elementCount } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionValues } from '../../core/option.ts'
