@@ -1,9 +1,17 @@
+import { readFile } from 'node:fs/promises'
+import { basename, resolve } from 'node:path'
+import { basename, resolve } from 'node:path'
 import type { Api } from '../../src/api/api.ts'
 import type { ConvertRequest } from '../../src/api/wire.ts'
+import { readFile } from '../../src/core/bytes.ts'
 import { AppError } from '../../src/core/errors.ts'
-import type { OptionSpec } from '../../src/core/option.ts'
+import type { OptionSpec, OptionValues } from '../../src/core/option.ts'
+import type { FakeWeights, Transforms } from '../../src/core/transform.ts'
 import { formatId } from '../../src/engines/index.ts'
+import { parseFakeConfig } from '../../src/models/fake-config.ts'
+import { DEFAULT_FAKE } from '../../src/models/fake.ts'
 import { inputPlace, outputPlace, parseArguments, type FlagSpec } from '../arguments.ts'
+import { openPath } from '../bytes.ts'
 import type { Command, Terminal } from '../main.ts'
 import { follow } from '../progress.ts'
 import { planText, reportText } from './convert-text.ts'
@@ -20,6 +28,17 @@ const FLAGS: readonly FlagSpec[] = [
   { name: 'overwrite', help: 'replace an output that is there' },
   { name: 'restart', help: 'start afresh where an interrupted run would be taken up' },
   { name: 'quiet', help: 'no progress' },
+  {
+    name: 'mup2llama',
+    help: 'fold the multipliers of a muP model (MiniCPM, Granite) into the weights of a plain Llama',
+  },
+  { name: 'keep-tied', help: 'with --mup2llama: keep the head tied to the embedding' },
+  { name: 'fake-weight', help: 'make the weights up, from config.json alone: random numbers, the same everywhere' },
+  {
+    name: 'fake-weight-config',
+    value: 'FILE',
+    help: 'JSON that says seed, distribution, type and shapes of made-up weights',
+  },
   ...MACHINE_FLAGS,
   ...COMMON_FLAGS,
 ]
@@ -46,17 +65,19 @@ export const convertCommand: Command = async (args, terminal) => {
   }
   const path = flags.get('output')
   const { folder, name } = outputPlace(typeof path === 'string' ? path : undefined)
-  const request: ConvertRequest = {
+  const asked: ConvertRequest = {
     input: inputPlace(input),
     target: formatId(format) ?? format,
-    options,
+    options: await withFiles(options, specs),
     output: { kind: 'path', path: folder },
     name,
     overwrite: flags.has('overwrite'),
     restart: flags.has('restart'),
+    transforms: await transformsOf(flags),
   }
   const api = apiFor(terminal, flags)
   try {
+    const request = path === undefined ? await inFolder(api, asked, input) : asked
     if (flags.has('dry-run')) return await dryRun(api, request, folder, flags, terminal)
     const job = api.start(request)
     const interrupt = onInterrupt(() => job.cancel(true), terminal)
@@ -70,6 +91,52 @@ export const convertCommand: Command = async (args, terminal) => {
   } finally {
     await api.close()
   }
+}
+
+/** Larger than any list of tensors with their shapes. */
+const MAX_FAKE_CONFIG_BYTES = 1 << 26
+
+async function transformsOf(flags: ReadonlyMap<string, string | true>): Promise<Transforms> {
+  const file = flags.get('fake-weight-config')
+  const fake = flags.has('fake-weight') || file !== undefined
+  return {
+    mup2llama: flags.has('mup2llama'),
+    keepTied: flags.has('keep-tied'),
+    ...(fake ? { fakeWeights: typeof file === 'string' ? await fakeConfig(file) : DEFAULT_FAKE } : {}),
+  }
+}
+
+async function fakeConfig(path: string): Promise<FakeWeights> {
+  const full = resolve(path)
+  const bytes = await readFile(await openPath(full), basename(full), MAX_FAKE_CONFIG_BYTES)
+  return parseFakeConfig(new TextDecoder().decode(bytes), path)
+}
+
+/** Options that are the text of a file, given as its path; JSON itself is taken as it is. */
+async function withFiles(options: OptionValues, specs: readonly OptionSpec[]): Promise<OptionValues> {
+  const read = { ...options }
+  for (const { name, kind } of specs) {
+    const value = read[name]
+    if (kind.kind !== 'text' || kind.file !== true || typeof value !== 'string' || /^\s*[{[]/.test(value)) continue
+    try {
+      read[name] = await readFile(value, 'utf8')
+    } catch (cause) {
+      throw new AppError('bad-option', `--${name}: ${value} cannot be read`, {
+        where: { file: value },
+        hint: 'Give the path of a file, or JSON.',
+        cause,
+      })
+    }
+  }
+  return read
+}
+
+/** Without -o a single file goes into this folder, and several into one of their own. */
+async function inFolder(api: Api, request: ConvertRequest, input: string): Promise<ConvertRequest> {
+  const { files } = await api.plan(request)
+  if (files.length < 2) return request
+  const model = basename(input === 'sample' ? input : resolve(input)).replace(/\.[a-z]\w*$/i, '')
+  return { ...request, name: `${model}-${request.target}` }
 }
 
 async function allOptions(terminal: Terminal): Promise<readonly OptionSpec[]> {

@@ -16,6 +16,7 @@ import type { Host } from './host.ts'
 import { planKey } from './identity.ts'
 import { Journal } from './journal.ts'
 import { measure } from './measure.ts'
+import { openTransformed } from './transforms.ts'
 import type {
   ConvertRequest,
   DeviceInfo,
@@ -158,7 +159,12 @@ function inspection({ folder, engine, match, checkpoint }: Opened): Inspection {
     parameters += elementCount(tensor.shape)
     weightBytes += bytes
   }
-  const kinds = { bpe: 'byte-level BPE', spm: 'SentencePiece BPE' } as const
+  const kinds = {
+    bpe: 'byte-level BPE',
+    spm: 'SentencePiece BPE',
+    wordpiece: 'WordPiece',
+    unigram: 'SentencePiece Unigram',
+  } as const
   return {
     format: engine.id,
     formatTitle: engine.title,
@@ -207,7 +213,7 @@ export async function prepare(host: Host, request: ConvertRequest): Promise<Prep
   }
   const engine = await loadEngine(id)
   const options = resolveOptions(engine.options, request.options)
-  const source = await open(host, request.input)
+  const source = await openTransformed(host, request.input, request.transforms)
   const plan = renamed(await planFor(host, source, engine, options), request.name)
   return { source, engine, options, plan, key: await planKey(host, plan) }
 }

@@ -3,6 +3,7 @@ import type { DType } from '../core/dtype.ts'
 import type { JobEvent } from '../core/job.ts'
 import type { OptionSpec, OptionValues } from '../core/option.ts'
 import type { Finding } from '../core/plan.ts'
+import type { Transforms } from '../core/transform.ts'
 
 /**
  * The API as it crosses a Worker or a socket: data in, data out, state behind ids. Nothing here is a function or a
@@ -90,6 +91,8 @@ export interface ConvertRequest {
   readonly overwrite: boolean
   /** Forget an interrupted run of the same conversion, even if the sources have changed since. */
   readonly restart?: boolean
+  /** What is done to the model in between; nothing if absent. */
+  readonly transforms?: Transforms
 }
 
 /** One thing a model can become (or not). */

@@ -50,6 +50,8 @@ export type Generation =
   | { readonly kind: 'constant'; readonly value: number }
   /** Seeded, the same bytes everywhere: a counter-based generator, so that any tile can be made alone. */
   | { readonly kind: 'uniform'; readonly seed: number; readonly low: number; readonly high: number }
+  /** The same, of mean 0: one of 2^16 values of equal probability each. */
+  | { readonly kind: 'normal'; readonly seed: number; readonly std: number }
 
 /** A quantisation whose parts are tensors of their own. Formats add theirs here, and to {@link schemeFields}. */
 export type Scheme = AffineScheme | FloatScheme

@@ -53,6 +53,8 @@ export interface Engine {
   detect(folder: Folder): Promise<Match | null>
   /** Null for a format that cannot be read yet. */
   readonly open: ((folder: Folder, match: Match) => Promise<Checkpoint>) | null
+  /** Opens a configuration without its weights: a checkpoint of no tensors, for those to be made up. Absent if a format has none. */
+  readonly outline?: (folder: Folder, match: Match) => Promise<Checkpoint>
   /** What `convert` wants to know of the weights; [] for most. */
   needs(checkpoint: Checkpoint, options: OptionValues): readonly Measurement[]
   /** The plan: reads no weights, no clock. Null for a format that cannot be written yet. Throws `unsupported`, `bad-option`. */

@@ -5,7 +5,7 @@ import type { Engine, Match, Verdict } from '../engine.ts'
 import type { SafetensorsFiles } from '../containers/safetensors-files.ts'
 import type { TorchFiles } from '../containers/torch-files.ts'
 import { CONFIG_FILE, findModels } from './files.ts'
-import { loadModel } from './open.ts'
+import { loadModel, openOutline } from './open.ts'
 import { validateModel } from './validate.ts'
 import { planHuggingFace, WRITE_OPTIONS } from './write.ts'
 
@@ -55,6 +55,7 @@ export const huggingface: Engine = {
   options: WRITE_OPTIONS,
   detect,
   open,
+  outline: openOutline,
   needs: () => [],
   convert: (checkpoint, options) => planHuggingFace(checkpoint, options),
   validate: validateModel,

@@ -5,7 +5,8 @@ import { isArray, parseJsonObject } from '../../core/json.ts'
 import { read, type Recipe } from '../../core/tensor.ts'
 import { readStoredWeights, type StoredWeights } from '../containers/safetensors-files.ts'
 import { readTorchWeights } from '../containers/torch-files.ts'
-import { architectureOf, normalizeConfig } from './config.ts'
+import type { Architecture } from '../../models/architecture.ts'
+import { architectureOf, normalizeConfig, type NormalizedConfig } from './config.ts'
 import { CONFIG_FILE, extraFiles, requireModel, type ModelFiles, type RefusedWeights } from './files.ts'
 import { readTokenizer } from './tokenizer.ts'
 import { assignRoles } from './weights.ts'
@@ -39,41 +40,79 @@ export async function loadModel(folder: Folder): Promise<LoadedModel> {
       hint: 'Open the whole folder of the model, with config.json and the tokenizer beside the weights.',
     })
   }
-  const raw = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
-  const architecture = await architectureOf(raw, path)
-  const normalized = normalizeConfig(raw, path, architecture)
+  const { architecture, normalized } = await readConfig(folder, path)
   const stored =
     weights.kind === 'torch'
       ? await readTorchWeights(folder, model, weights)
       : await readStoredWeights(folder, model, weights)
   const roles = assignRoles(stored, architecture, normalized.config)
-  const config = await withGeneration(
-    normalized.dtypeDeclared ? normalized.config : { ...normalized.config, dtype: commonType(roles.tensors) },
-    folder,
-    model,
-  )
+  const config = normalized.dtypeDeclared
+    ? normalized.config
+    : { ...normalized.config, dtype: commonType(roles.tensors) }
+  const outline = await outlineOf(folder, model, architecture, config, stored.files)
+  const checkpoint: Checkpoint = {
+    ...outline,
+    tensors: roles.tensors,
+    findings: [...normalized.findings, ...stored.findings, ...roles.findings, ...outline.findings],
+  }
+  return { checkpoint, model, stored }
+}
+
+/** A model's configuration and tokenizer without its weights: a checkpoint of no tensors. */
+export async function openOutline(folder: Folder): Promise<Checkpoint> {
+  const model = await requireModel(folder)
+  const path = model.root + CONFIG_FILE
+  if (!model.hasConfig) {
+    throw new AppError('missing-file', `${path} is not there: without it nobody knows what weights to make`, {
+      where: { file: path },
+      hint: 'Give a folder with the config.json of the model.',
+    })
+  }
+  const { architecture, normalized } = await readConfig(folder, path)
+  const outline = await outlineOf(folder, model, architecture, normalized.config, [])
+  return { ...outline, findings: [...normalized.findings, ...outline.findings] }
+}
+
+async function readConfig(
+  folder: Folder,
+  path: string,
+): Promise<{ readonly architecture: Architecture; readonly normalized: NormalizedConfig }> {
+  const raw = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
+  const architecture = await architectureOf(raw, path)
+  return { architecture, normalized: normalizeConfig(raw, path, architecture) }
+}
+
+/** All of a checkpoint but its tensors. `weights` are the files that those will be read from. */
+async function outlineOf(
+  folder: Folder,
+  model: ModelFiles,
+  architecture: Architecture,
+  given: ModelConfig,
+  weights: readonly string[],
+): Promise<Checkpoint> {
+  const { root } = model
+  const config = await withGeneration(given, folder, model)
   const { tokenizer, findings } = await readTokenizer(folder, model, config)
   const extras = extraFiles(model)
   const read8 = (name: string): [string, Recipe] => {
     const size = model.files.get(name)?.size ?? 0
     return [name, read({ dtype: 'u8', shape: [size] }, root + name, 0)]
   }
-  const sources = [...stored.files, ...extras.map((name) => root + name)].flatMap((file) => {
+  const sources = [...weights, ...extras.map((name) => root + name)].flatMap((file) => {
     const entry = model.files.get(file.slice(root.length))
     return entry === undefined ? [] : [{ path: file, size: entry.size, modified: entry.modified }]
   })
-  const checkpoint: Checkpoint = {
+  return {
     format: 'huggingface',
     name: root === '' ? folder.name : (root.split('/').at(-2) ?? folder.name),
     architecture: architecture.id,
     config,
     tokenizer,
-    tensors: roles.tensors,
+    tensors: new Map(),
     extras: new Map(extras.map(read8)),
     sources,
-    findings: [...normalized.findings, ...stored.findings, ...roles.findings, ...findings],
+    findings,
   }
-  return { checkpoint, model, stored }
 }
 
 function refusedWeights(folder: Folder, root: string, weights: RefusedWeights): AppError {

@@ -1,0 +1,31 @@
+import type { Place } from '../core/bytes.ts'
+import { AppError } from '../core/errors.ts'
+import type { FakeWeights, Transforms } from '../core/transform.ts'
+import { fakeWeights } from '../models/fake.ts'
+import { foldMup } from '../models/mup.ts'
+import { detect, open, type Opened } from './api.ts'
+import type { Host } from './host.ts'
+
+/** Opens a source and transforms it: made-up weights first, so that they can be folded like real ones. */
+export async function openTransformed(host: Host, place: Place, transforms: Transforms = {}): Promise<Opened> {
+  const { fakeWeights: fake, mup2llama = false, keepTied = false } = transforms
+  if (keepTied && !mup2llama) {
+    throw new AppError('bad-option', 'Keeping the head tied is for folding muP models', {
+      hint: 'Give --mup2llama as well.',
+    })
+  }
+  const source = fake === undefined ? await open(host, place) : await openFake(host, place, fake)
+  return mup2llama ? { ...source, checkpoint: foldMup(source.checkpoint, { keepTied }) } : source
+}
+
+async function openFake(host: Host, place: Place, fake: FakeWeights): Promise<Opened> {
+  const folder = await host.open(place)
+  const { engine, match } = await detect(folder)
+  if (engine.outline === undefined) {
+    throw new AppError('unsupported', `${engine.title} has no configuration to make weights from`, {
+      where: { file: match.entry },
+      hint: 'Give a folder with the config.json of the model.',
+    })
+  }
+  return { folder, engine, match, checkpoint: await fakeWeights(await engine.outline(folder, match), fake) }
+}

@@ -1,0 +1,34 @@
+/** What can be done to a checkpoint between reading and writing, as data. */
+export interface Transforms {
+  /** Fold a muP model into a plain Llama. */
+  readonly mup2llama?: boolean
+  /** Keep a folded model's head tied to its embedding. */
+  readonly keepTied?: boolean
+  /** Make the weights up, from the configuration alone; those that are there are not read. */
+  readonly fakeWeights?: FakeWeights
+}
+
+export type FakeDistribution = 'normal' | 'uniform' | 'zeros'
+
+export type FakeType = 'f32' | 'f16' | 'bf16'
+
+/** What made-up weights are to be. */
+export interface FakeWeights {
+  /** 0 to 2^32 - 1: the same seed gives the same bytes everywhere. */
+  readonly seed: number
+  readonly distribution: FakeDistribution
+  /** Standard deviation; null for `initializer_range` of the config, or 0.02. */
+  readonly std: number | null
+  /** Null for what the config says. */
+  readonly dtype: FakeType | null
+  /** What single tensors are to be, by HuggingFace name or role; `*` stands for anything but a dot. */
+  readonly tensors: Readonly<Record<string, FakeTensor>>
+}
+
+export interface FakeTensor {
+  readonly shape?: readonly number[]
+  readonly distribution?: FakeDistribution
+  readonly std?: number
+  /** The same everywhere: goes before the distribution. */
+  readonly value?: number
+}
