@@ -171,7 +171,7 @@ export type RopeScaling =
 export type TokenType = 'normal' | 'unknown' | 'control' | 'user' | 'unused' | 'byte'
 
 export interface Token {
-  /** As the vocabulary spells it: byte-level for BPE (`Ġthe`), `▁the` and `<0x0A>` for SPM. */
+  /** As the vocabulary spells it: byte-level for BPE (`Ġthe`), `▁the` and `<0x0A>` for SPM, `##ing` for WordPiece. */
   readonly text: string
   readonly type: TokenType
   /** SPM and Unigram: higher wins. 0 where the kind has none. */
@@ -180,8 +180,11 @@ export interface Token {
 
 /** A tokenizer of no format. */
 export interface Tokenizer {
-  /** How text becomes pieces: byte-level BPE by merge rank, or SentencePiece BPE by score. */
-  readonly kind: 'bpe' | 'spm'
+  /**
+   * How text becomes pieces: byte-level BPE by merge rank, SentencePiece BPE by score, WordPiece by longest match, or
+   * SentencePiece Unigram by the likeliest whole.
+   */
+  readonly kind: 'bpe' | 'spm' | 'wordpiece' | 'unigram'
   /** By id; every id has a token (gaps are `unused`). */
   readonly tokens: readonly Token[]
   /** BPE: pairs in order of rank, spelled as the tokens are. */
@@ -193,8 +196,10 @@ export interface Tokenizer {
   readonly ids: SpecialIds
   readonly addBos: boolean | null
   readonly addEos: boolean | null
-  /** SPM: whether a space is put before the text. */
+  /** SPM and Unigram: whether a space is put before the text. */
   readonly addSpacePrefix: boolean | null
+  /** What is done to text first, where a kind leaves it open; absent for BPE. */
+  readonly normalizer?: TextNormalizer
   readonly chatTemplates: readonly ChatTemplate[]
 }
 
@@ -205,6 +210,32 @@ export interface SpecialIds {
   readonly eot: number | null
   readonly unknown: number | null
   readonly pad: number | null
+  /** End of a message that another of the same turn follows. */
+  readonly eom?: number
+  /** Between two texts, before a text, and in the place of a word to guess (BERT). */
+  readonly sep?: number
+  readonly cls?: number
+  readonly mask?: number
+  /** Around a gap to be filled (fill in the middle), and what goes with it. */
+  readonly fimPrefix?: number
+  readonly fimSuffix?: number
+  readonly fimMiddle?: number
+  readonly fimPad?: number
+  readonly fimRepo?: number
+  readonly fimSeparator?: number
+}
+
+/** What WordPiece and Unigram tokenizers do to a text before they look for pieces. */
+export interface TextNormalizer {
+  /** WordPiece. */
+  readonly lowercase?: boolean
+  readonly stripAccents?: boolean
+  /** WordPiece: whether each ideograph is a word. */
+  readonly splitIdeographs?: boolean
+  /** Unigram: SentencePiece's compiled table of replacements. */
+  readonly charsmap?: Uint8Array
+  /** Unigram: whether spaces at the ends go, and runs of them become one. */
+  readonly removeExtraSpaces?: boolean
 }
 
 export interface ChatTemplate {

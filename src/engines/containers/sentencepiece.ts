@@ -19,6 +19,8 @@ export interface SentencePieceModel {
   /** Whether a space is put before the text. */
   readonly addDummyPrefix: boolean
   readonly removeExtraWhitespaces: boolean
+  /** The compiled table of replacements; null if text is taken as it is. */
+  readonly charsmap: Uint8Array | null
   /** Token ids; -1 (none) is null. */
   readonly unknownId: number | null
   readonly bosId: number | null
@@ -70,11 +72,17 @@ export function parseSentencePiece(bytes: Uint8Array, file: string): SentencePie
     pieces,
     addDummyPrefix: integer(normalizer, 3, 1) !== 0,
     removeExtraWhitespaces: integer(normalizer, 4, 1) !== 0,
+    charsmap: charsmap(normalizer),
     unknownId: id(40, 0),
     bosId: id(41, 1),
     eosId: id(42, 2),
     padId: id(43, -1),
   }
+}
+
+function charsmap(normalizer: ReadonlyMap<number, ProtobufField>): Uint8Array | null {
+  const field = normalizer.get(2)
+  return field?.wire === 'bytes' && field.bytes.length > 0 ? field.bytes.slice() : null
 }
 
 function parsePiece(bytes: Uint8Array, id: number, file: string): SentencePiece {

@@ -25,8 +25,8 @@ export interface ReadTokenizer {
 /** The tokenizer of a GGUF file. Throws `malformed` for lists that do not fit each other. */
 export function readTokenizer(metadata: Metadata, file: string): ReadTokenizer {
   const model = ggufString(metadata, 'tokenizer.ggml.model')
-  const kind = model === 'gpt2' ? 'bpe' : model === 'llama' ? 'spm' : null
-  if (kind === null) {
+  const kind = KINDS.get(model ?? '')
+  if (kind === undefined) {
     const none = model === null || model === 'no_vocab' || model === 'none'
     const message = none
       ? 'The file has no tokenizer'
@@ -34,7 +34,9 @@ export function readTokenizer(metadata: Metadata, file: string): ReadTokenizer {
     const finding: Finding = { severity: 'warning', code: 'no-tokenizer', message, where: { file } }
     return { tokenizer: null, findings: [finding] }
   }
-  const tokens = readTokens(metadata, file)
+  const scored = kind === 'spm' || kind === 'unigram'
+  const stored = readTokens(metadata, file)
+  const tokens = kind === 'wordpiece' ? stored.map(wordPiece) : stored
   const pre = ggufString(metadata, 'tokenizer.ggml.pre')
   return {
     tokenizer: {
@@ -47,11 +49,42 @@ export function readTokenizer(metadata: Metadata, file: string): ReadTokenizer {
       ids: specialIds(metadata, tokens.length),
       addBos: flag(metadata, 'add_bos_token') ?? (kind === 'spm' ? true : null),
       addEos: flag(metadata, 'add_eos_token'),
-      addSpacePrefix: kind === 'spm' ? (flag(metadata, 'add_space_prefix') ?? true) : null,
+      addSpacePrefix: scored ? (flag(metadata, 'add_space_prefix') ?? kind === 'spm') : null,
+      ...normalizerOf(metadata, kind),
       chatTemplates: chatTemplates(metadata),
     },
     findings: [],
   }
+}
+
+/** Our kinds by llama.cpp's names. */
+const KINDS: ReadonlyMap<string, Tokenizer['kind']> = new Map([
+  ['gpt2', 'bpe'],
+  ['llama', 'spm'],
+  ['bert', 'wordpiece'],
+  ['t5', 'unigram'],
+])
+
+/** Types of tokens that llama.cpp's converter spells as the vocabulary does. */
+const WHOLE_TYPES: ReadonlySet<TokenType> = new Set(['control', 'unknown', 'unused'])
+
+/** The spelling of BERT's vocabularies, which mark what continues a word, where llama.cpp marks what begins one. */
+function wordPiece(token: Token): Token {
+  if (WHOLE_TYPES.has(token.type)) return token
+  return { ...token, text: token.text.startsWith('\u2581') ? token.text.slice(1) : `##${token.text}` }
+}
+
+/** llama.cpp's own treatment where the keys say nothing. */
+function normalizerOf(metadata: Metadata, kind: Tokenizer['kind']): Pick<Tokenizer, 'normalizer'> {
+  if (kind === 'wordpiece') {
+    const lowercase = flag(metadata, 'normalizer.lowercase') ?? true
+    const stripAccents = flag(metadata, 'normalizer.strip_accents') ?? lowercase
+    return { normalizer: { lowercase, stripAccents, splitIdeographs: true } }
+  }
+  if (kind !== 'unigram') return {}
+  const table = arrayAt(metadata, 'tokenizer.ggml.precompiled_charsmap')
+  const charsmap = table?.of === 'u8' || table?.of === 'i8' ? { charsmap: Uint8Array.from(table.value) } : {}
+  return { normalizer: { removeExtraSpaces: flag(metadata, 'remove_extra_whitespaces') ?? false, ...charsmap } }
 }
 
 function malformed(file: string, why: string): AppError {
@@ -109,13 +142,38 @@ function readMerges(metadata: Metadata, file: string): readonly (readonly [strin
   })
 }
 
+const OPTIONAL_IDS: readonly (readonly [keyof SpecialIds, string])[] = [
+  ['eom', 'eom'],
+  // llama.cpp's spelling
+  ['sep', 'seperator'],
+  ['cls', 'cls'],
+  ['mask', 'mask'],
+  ['fimPrefix', 'fim_pre'],
+  ['fimSuffix', 'fim_suf'],
+  ['fimMiddle', 'fim_mid'],
+  ['fimPad', 'fim_pad'],
+  ['fimRepo', 'fim_rep'],
+  ['fimSeparator', 'fim_sep'],
+]
+
 /** Ids that no token has are left out, as llama.cpp does. */
 function specialIds(metadata: Metadata, count: number): SpecialIds {
   const id = (name: string): number | null => {
     const value = ggufNumber(metadata, `tokenizer.ggml.${name}_token_id`)
     return value !== null && Number.isInteger(value) && value >= 0 && value < count ? value : null
   }
-  return { bos: id('bos'), eos: id('eos'), eot: id('eot'), unknown: id('unknown'), pad: id('padding') }
+  const optional = OPTIONAL_IDS.flatMap(([key, name]) => {
+    const found = id(name)
+    return found === null ? [] : [[key, found]]
+  })
+  return {
+    bos: id('bos'),
+    eos: id('eos'),
+    eot: id('eot'),
+    unknown: id('unknown'),
+    pad: id('padding'),
+    ...(Object.fromEntries(optional) as Partial<SpecialIds>),
+  }
 }
 
 function flag(metadata: Metadata, name: string): boolean | null {

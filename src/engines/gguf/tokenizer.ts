@@ -1,4 +1,4 @@
-import type { ChatTemplate, Token, Tokenizer, TokenType } from '../../core/checkpoint.ts'
+import type { ChatTemplate, TextNormalizer, Token, Tokenizer, TokenType } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
@@ -19,6 +19,7 @@ const UNUSED_SCORE = -10_000
 
 /** The byte-level pre-tokenizers of llama.cpp v0.5.0 (src/llama-vocab.cpp). */
 export const BPE_PRE_TOKENIZERS: readonly string[] = [
+  'a.x-4.0',
   'afmoe',
   'bailingmoe',
   'bailingmoe2',
@@ -26,6 +27,7 @@ export const BPE_PRE_TOKENIZERS: readonly string[] = [
   'chameleon',
   'chatglm-bpe',
   'codeshell',
+  'cohere2moe',
   'command-r',
   'dbrx',
   'deepseek-coder',
@@ -36,6 +38,7 @@ export const BPE_PRE_TOKENIZERS: readonly string[] = [
   'exaone',
   'exaone-moe',
   'exaone4',
+  'f2llmv2',
   'falcon',
   'falcon-h1',
   'falcon3',
@@ -45,22 +48,32 @@ export const BPE_PRE_TOKENIZERS: readonly string[] = [
   'gpt-4o',
   'gpt3-finnish',
   'granite-docling',
+  'granite-embed-multi-311m',
+  'granite-embed-multi-97m',
   'grok-2',
   'hunyuan',
   'hunyuan-dense',
   'jais',
+  'jais-2',
+  'jina-v1-en',
   'jina-v2-code',
   'jina-v2-de',
   'jina-v2-es',
+  'jina-v5-nano',
+  'joyai-llm',
+  'kanana2',
   'kimi-k2',
+  'kormo',
   'lfm2',
   'llada-moe',
   'llama-bpe',
   'llama4',
   'megrez',
   'mellum',
+  'mellum2',
   'midm-2.0',
   'minerva-7b',
+  'minicpm5',
   'minimax-m2',
   'modern-bert',
   'mpt',
@@ -72,6 +85,7 @@ export const BPE_PRE_TOKENIZERS: readonly string[] = [
   'qwen35',
   'refact',
   'roberta-bpe',
+  'sarvam-moe',
   'seed-coder',
   'smaug-bpe',
   'smollm',
@@ -79,6 +93,7 @@ export const BPE_PRE_TOKENIZERS: readonly string[] = [
   'stablelm2',
   'starcoder',
   'superbpe',
+  'talkie',
   'tekken',
   'tiny_aya',
   'trillion',
@@ -116,20 +131,24 @@ export function tokenizerMetadata(tokenizer: Tokenizer | null, rows: number, pre
   const findings: Finding[] = []
   const tokens = fitTokens(tokenizer.tokens, rows, findings)
   const metadata = new Map<string, GgufValue>()
-  if (tokenizer.kind === 'bpe') {
-    metadata.set('tokenizer.ggml.model', text('gpt2'))
-    metadata.set('tokenizer.ggml.pre', text(preTokenizer(tokenizer, pre)))
-  } else {
-    if (pre !== null && pre !== 'default') {
-      throw new AppError('bad-option', `--pre ${pre} is for byte-level BPE; this is a SentencePiece tokenizer`, {
+  if (tokenizer.kind !== 'bpe' && pre !== null && pre !== 'default') {
+    throw new AppError(
+      'bad-option',
+      `--pre ${pre} is for byte-level BPE; this is a ${KINDS[tokenizer.kind].title} tokenizer`,
+      {
         hint: 'Leave --pre out.',
-      })
-    }
-    metadata.set('tokenizer.ggml.model', text('llama'))
-    metadata.set('tokenizer.ggml.pre', text('default'))
+      },
+    )
   }
-  metadata.set('tokenizer.ggml.tokens', { type: 'array', of: 'string', value: tokens.map((token) => token.text) })
-  if (tokenizer.kind === 'spm')
+  const scored = tokenizer.kind === 'spm' || tokenizer.kind === 'unigram'
+  metadata.set('tokenizer.ggml.model', text(KINDS[tokenizer.kind].model))
+  metadata.set('tokenizer.ggml.pre', text(tokenizer.kind === 'bpe' ? preTokenizer(tokenizer, pre) : 'default'))
+  metadata.set('tokenizer.ggml.tokens', {
+    type: 'array',
+    of: 'string',
+    value: tokens.map((token) => spelling(token, tokenizer.kind)),
+  })
+  if (scored)
     metadata.set('tokenizer.ggml.scores', { type: 'array', of: 'f32', value: tokens.map((token) => token.score) })
   metadata.set('tokenizer.ggml.token_type', {
     type: 'array',
@@ -143,9 +162,39 @@ export function tokenizerMetadata(tokenizer: Tokenizer | null, rows: number, pre
   setIds(tokenizer, rows, metadata, findings)
   setFlag(metadata, 'add_bos_token', tokenizer.addBos)
   setFlag(metadata, 'add_eos_token', tokenizer.addEos)
-  if (tokenizer.kind === 'spm') setFlag(metadata, 'add_space_prefix', tokenizer.addSpacePrefix)
+  if (scored) setFlag(metadata, 'add_space_prefix', tokenizer.addSpacePrefix)
+  setNormalizer(tokenizer.normalizer ?? {}, metadata)
   setTemplates(tokenizer.chatTemplates, metadata)
   return { metadata, findings }
+}
+
+/** llama.cpp's name of each kind, and its name for people. */
+const KINDS: Readonly<Record<Tokenizer['kind'], { readonly model: string; readonly title: string }>> = {
+  bpe: { model: 'gpt2', title: 'byte-level BPE' },
+  spm: { model: 'llama', title: 'SentencePiece' },
+  wordpiece: { model: 'bert', title: 'WordPiece' },
+  unigram: { model: 't5', title: 'SentencePiece Unigram' },
+}
+
+/** What continues a word is marked in BERT's vocabularies; in llama.cpp's what begins one is. */
+const CONTINUES = '##'
+const SPACE = '\u2581'
+
+/** A token as llama.cpp spells it. */
+function spelling({ text: token, type }: Token, kind: Tokenizer['kind']): string {
+  // tokens that are looked for in the text before its spaces are replaced
+  if (kind === 'spm' && type === 'user') return token.replaceAll(SPACE, ' ')
+  if (kind !== 'wordpiece' || type === 'control' || type === 'unknown' || type === 'unused') return token
+  return token.startsWith(CONTINUES) ? token.slice(CONTINUES.length) : SPACE + token
+}
+
+function setNormalizer(normalizer: TextNormalizer, metadata: Map<string, GgufValue>): void {
+  const { lowercase, stripAccents, charsmap, removeExtraSpaces } = normalizer
+  setFlag(metadata, 'normalizer.lowercase', lowercase ?? null)
+  setFlag(metadata, 'normalizer.strip_accents', stripAccents ?? null)
+  setFlag(metadata, 'remove_extra_whitespaces', removeExtraSpaces ?? null)
+  if (charsmap !== undefined)
+    metadata.set('tokenizer.ggml.precompiled_charsmap', { type: 'array', of: 'u8', value: charsmap })
 }
 
 /** A space inside a part would be read as the one between the parts. */
@@ -189,13 +238,24 @@ function fitTokens(tokens: readonly Token[], rows: number, findings: Finding[]):
 }
 
 function setIds(tokenizer: Tokenizer, rows: number, metadata: Map<string, GgufValue>, findings: Finding[]): void {
-  const { bos, eos, eot, unknown, pad } = tokenizer.ids
+  const { bos, eos, eot, unknown, pad, ...rest } = tokenizer.ids
   const ids: readonly (readonly [string, number | null])[] = [
     ['bos', bos],
     ['eos', eos],
     ['eot', eot],
     ['unknown', unknown],
     ['padding', pad],
+    ['eom', rest.eom ?? null],
+    // llama.cpp's spelling
+    ['seperator', rest.sep ?? null],
+    ['cls', rest.cls ?? null],
+    ['mask', rest.mask ?? null],
+    ['fim_pre', rest.fimPrefix ?? null],
+    ['fim_suf', rest.fimSuffix ?? null],
+    ['fim_mid', rest.fimMiddle ?? null],
+    ['fim_pad', rest.fimPad ?? null],
+    ['fim_rep', rest.fimRepo ?? null],
+    ['fim_sep', rest.fimSeparator ?? null],
   ]
   for (const [name, id] of ids) {
     if (id === null) continue

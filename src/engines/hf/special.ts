@@ -16,6 +16,32 @@ const TURN_ENDS = ['<|eot_id|>', '<|im_end|>', '<|end|>', '<end_of_turn>', '<|eo
 /** Ends a document in most models that have it: a turn only where the template says so. */
 const TEMPLATE_TURN_ENDS = [...TURN_ENDS, '<|endoftext|>']
 
+/** The other special tokens: the key of tokenizer_config.json, and how models that have none there spell them. */
+const OPTIONAL_IDS: readonly (readonly [keyof SpecialIds, string | null, readonly string[]])[] = [
+  ['eom', null, ['<|eom_id|>']],
+  ['sep', 'sep_token', ['[SEP]']],
+  ['cls', 'cls_token', ['[CLS]']],
+  ['mask', 'mask_token', ['[MASK]']],
+  [
+    'fimPrefix',
+    null,
+    ['<|fim_prefix|>', '<fim-prefix>', '<fim_prefix>', '<｜fim▁begin｜>', '<PRE>', '▁<PRE>', '<|code_prefix|>'],
+  ],
+  [
+    'fimSuffix',
+    null,
+    ['<|fim_suffix|>', '<fim-suffix>', '<fim_suffix>', '<｜fim▁hole｜>', '<SUF>', '▁<SUF>', '<|code_suffix|>'],
+  ],
+  [
+    'fimMiddle',
+    null,
+    ['<|fim_middle|>', '<fim-middle>', '<fim_middle>', '<｜fim▁end｜>', '<MID>', '▁<MID>', '<|code_middle|>'],
+  ],
+  ['fimPad', null, ['<|fim_pad|>', '<fim-pad>', '<fim_pad>']],
+  ['fimRepo', null, ['<|fim_repo|>', '<|repo_name|>', '<fim-repo>', '<reponame>']],
+  ['fimSeparator', null, ['<|file_sep|>']],
+]
+
 /** Classes that put a bos before the text and no eos after it unless told otherwise. */
 const BOS_CLASSES = /^(?:Code)?(?:Llama|Gemma)Tokenizer(?:Fast)?$/
 
@@ -44,7 +70,24 @@ export function specialIds(
   const eos = named('eos_token') ?? config.eosIds[0] ?? vocabulary.eosId
   const unknown = named('unk_token') ?? vocabulary.unknownId
   const pad = named('pad_token') ?? config.padId ?? vocabulary.padId
-  return { bos, eos, eot: named('eot_token') ?? turnEnd(byText, tokens, templates, config.eosIds, eos), unknown, pad }
+  const eot = named('eot_token') ?? turnEnd(byText, tokens, templates, config.eosIds, eos)
+  const optional: Record<string, number> = {}
+  for (const [name, key, texts] of OPTIONAL_IDS) {
+    const id = (key === null ? null : named(key)) ?? texts.map((text) => addedId(text, byText, tokens)).find(isFound)
+    if (id !== null && id !== undefined) optional[name] = id
+  }
+  return { bos, eos, eot, unknown, pad, ...optional }
+}
+
+function isFound(id: number | null): id is number {
+  return id !== null
+}
+
+/** The id of a token that was added to the vocabulary, by its text. */
+function addedId(text: string, byText: ReadonlyMap<string, number>, tokens: readonly Token[]): number | null {
+  const found = byText.get(text)
+  const type = found === undefined ? undefined : tokens[found]?.type
+  return found !== undefined && (type === 'control' || type === 'user') ? found : null
 }
 
 /** The token that ends a turn, if it is not `eos` itself. */
@@ -56,11 +99,7 @@ function turnEnd(
   eos: number | null,
 ): number | null {
   const template = templates.find(({ name }) => name === 'default')?.template ?? ''
-  const id = (text: string): number | null => {
-    const found = byText.get(text)
-    const type = found === undefined ? undefined : tokens[found]?.type
-    return found !== undefined && (type === 'control' || type === 'user') ? found : null
-  }
+  const id = (text: string): number | null => addedId(text, byText, tokens)
   const inTemplate = TEMPLATE_TURN_ENDS.find((text) => id(text) !== null && template.includes(text))
   const amongEos = TURN_ENDS.find((text) => eosIds.includes(id(text) ?? -1))
   const present = TURN_ENDS.find((text) => id(text) !== null)

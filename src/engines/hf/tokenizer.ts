@@ -6,6 +6,7 @@ import { parseJsonObject, type JsonObject } from '../../core/json.ts'
 import type { Finding } from '../../core/plan.ts'
 import { parseSentencePiece, type SentencePieceModel } from '../containers/sentencepiece.ts'
 import type { ModelFiles } from './files.ts'
+import { preTokenizerByFingerprint } from './fingerprint.ts'
 import { addedEnds, chatTemplates, looksSpecial, specialIds, type TokenizerFiles } from './special.ts'
 import {
   addedTokens,
@@ -17,6 +18,7 @@ import {
   type Unsupported,
   type Vocabulary,
 } from './vocabulary.ts'
+import { wordPieceOfText } from './vocabulary-kinds.ts'
 
 export interface ReadTokenizer {
   /** Null if there is none, or of a kind that is not carried: a finding says which. */
@@ -79,7 +81,8 @@ export async function readTokenizer(folder: Folder, model: ModelFiles, config: M
     preDescription,
     ids,
     ...addedEnds(files, ids),
-    addSpacePrefix: kind === 'spm' ? told : null,
+    addSpacePrefix: kind === 'spm' || kind === 'unigram' ? told : null,
+    ...(vocabulary.normalizer === undefined ? {} : { normalizer: vocabulary.normalizer }),
     chatTemplates: templates,
   }
   return { tokenizer, findings }
@@ -135,8 +138,12 @@ async function readVocabulary(
 ): Promise<Vocabulary | Unsupported> {
   if (files.tokenizer !== null) {
     const vocabulary = vocabularyOfJson(files.tokenizer, reader.path(JSON_FILE))
-    if ('unsupported' in vocabulary || vocabulary.kind !== 'spm') return vocabulary
-    return preferSentencePiece(reader, vocabulary, findings)
+    if ('unsupported' in vocabulary) return vocabulary
+    if (vocabulary.kind === 'spm') return preferSentencePiece(reader, vocabulary, findings)
+    if (vocabulary.kind !== 'bpe') return vocabulary
+    const text = (await reader.text(JSON_FILE, MAX_TOKENIZER_BYTES)) ?? ''
+    const known = await preTokenizerByFingerprint(text, await reader.text('tokenizer_config.json'))
+    return known === null ? vocabulary : { ...vocabulary, pre: known }
   }
   for (const name of MODEL_FILES) {
     const bytes = await reader.bytes(name)
@@ -151,7 +158,9 @@ async function readVocabulary(
     const name = typeof className === 'string' ? className : null
     return vocabularyOfParts(vocab, reader.path('vocab.json'), merges, reader.path('merges.txt'), name)
   }
-  const other = ['vocab.txt', 'tekken.json', 'qwen.tiktoken'].find((name) => reader.has(name))
+  const lines = await reader.text('vocab.txt', MAX_TOKENIZER_BYTES)
+  if (lines !== null) return wordPieceOfText(lines, files.config, reader.path('vocab.txt'))
+  const other = ['tekken.json', 'qwen.tiktoken'].find((name) => reader.has(name))
   return { unsupported: other === undefined ? 'a model without tokenizer files' : `${other} without ${JSON_FILE}` }
 }
 
@@ -218,7 +227,8 @@ function allTokens(
   for (const { id, text, special } of added.values()) {
     const old = all.get(id)
     const type = old?.type === 'unknown' ? 'unknown' : special || looksSpecial(text) ? 'control' : 'user'
-    const score = vocabulary.kind === 'bpe' ? 0 : old?.text === text ? old.score : ADDED_SCORE
+    const scored = vocabulary.kind === 'spm' || vocabulary.kind === 'unigram'
+    const score = !scored ? 0 : old?.text === text ? old.score : ADDED_SCORE
     all.set(id, { text, type, score })
   }
   let last = -1
@@ -232,7 +242,7 @@ function allTokens(
   const filler = (id: number): Token => ({
     text: `[PAD${id}]`,
     type: 'unused',
-    score: vocabulary.kind === 'spm' ? UNUSED_SCORE : 0,
+    score: vocabulary.kind === 'spm' || vocabulary.kind === 'unigram' ? UNUSED_SCORE : 0,
   })
   const fillers = rows - all.size
   if (fillers > 0) {

@@ -1,18 +1,21 @@
 /** What a tokenizer's files say of its tokens, before anything is made of the special ones. */
-import type { Token, TokenType } from '../../core/checkpoint.ts'
+import type { TextNormalizer, Token, Tokenizer, TokenType } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
 import { isArray, isObject, type Json, type JsonObject } from '../../core/json.ts'
 import type { SentencePieceModel } from '../containers/sentencepiece.ts'
 import { preTokenizerOfClass, recognisePreTokenizer } from './pretokenizer.ts'
+import { unigramOfJson, wordPieceOfJson } from './vocabulary-kinds.ts'
 
 export interface Vocabulary {
-  readonly kind: 'bpe' | 'spm'
+  readonly kind: Tokenizer['kind']
   /** By id, with gaps. */
   readonly tokens: ReadonlyMap<number, Token>
   readonly merges: readonly (readonly [string, string])[]
   readonly pre: string | null
   readonly preDescription: string
   readonly addSpacePrefix: boolean | null
+  /** WordPiece and Unigram. */
+  readonly normalizer?: TextNormalizer
   readonly unknownId: number | null
   readonly bosId: number | null
   readonly eosId: number | null
@@ -39,6 +42,8 @@ export function vocabularyOfJson(json: JsonObject, file: string): Vocabulary | U
   const model = json.get('model')
   if (!isObject(model)) throw malformed(file, 'it has no model')
   const type = model.get('type') ?? (model.has('merges') ? 'BPE' : 'of an unnamed kind')
+  if (type === 'WordPiece') return wordPieceOfJson(json, model, file)
+  if (type === 'Unigram') return unigramOfJson(json, model, file)
   if (type !== 'BPE') return { unsupported: `a ${String(type)} tokenizer` }
   for (const key of ['continuing_subword_prefix', 'end_of_word_suffix']) {
     if ((model.get(key) ?? '') !== '') return { unsupported: `a BPE tokenizer with ${key}` }
@@ -73,10 +78,13 @@ export function vocabularyOfParts(
 
 /** The vocabulary of a SentencePiece model. */
 export function vocabularyOfSentencePiece(model: SentencePieceModel): Vocabulary | Unsupported {
-  if (model.kind !== 'bpe') return { unsupported: `a SentencePiece ${model.kind} tokenizer` }
-  const { addDummyPrefix, unknownId, bosId, eosId, padId } = model
+  if (model.kind !== 'bpe' && model.kind !== 'unigram')
+    return { unsupported: `a SentencePiece ${model.kind} tokenizer` }
+  const { addDummyPrefix, unknownId, bosId, eosId, padId, charsmap, removeExtraWhitespaces } = model
+  const normalizer = { removeExtraSpaces: removeExtraWhitespaces, ...(charsmap === null ? {} : { charsmap }) }
   return {
-    kind: 'spm',
+    kind: model.kind === 'bpe' ? 'spm' : 'unigram',
+    ...(model.kind === 'bpe' ? {} : { normalizer }),
     tokens: new Map(model.pieces.map((piece, id) => [id, piece])),
     merges: [],
     pre: 'default',
@@ -135,7 +143,8 @@ function sentencePieceLike(
   return { kind: 'spm', tokens, merges: [], pre: 'default', preDescription: '', addSpacePrefix, unknownId, ...none }
 }
 
-function idsByText(vocab: Json | undefined, file: string): ReadonlyMap<string, number> {
+/** Ids by the text of their tokens. Throws `malformed` for ids that are none, or of two tokens. */
+export function idsByText(vocab: Json | undefined, file: string): ReadonlyMap<string, number> {
   if (!isObject(vocab) || vocab.size === 0) throw malformed(file, 'it has no vocabulary')
   const ids = new Map<string, number>()
   const taken = new Map<number, string>()
@@ -194,7 +203,7 @@ export function addedTokens(
 }
 
 /** Whether the text goes by a `▁` put before it: legacy Prepend normalizers, and Metaspace. */
-function spacePrefix(json: JsonObject): boolean {
+export function spacePrefix(json: JsonObject): boolean {
   const prepends = steps(json.get('normalizer')).some(
     (step) => step.get('type') === 'Prepend' && step.get('prepend') === SPACE,
   )
@@ -217,11 +226,13 @@ export function steps(json: Json | undefined): readonly JsonObject[] {
   return lists.flatMap((list) => (isArray(list) ? list.flatMap((step) => steps(step)) : []))
 }
 
-function isId(value: Json | undefined): value is number {
+/** Whether a value is a token id. */
+export function isId(value: Json | undefined): value is number {
   return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0
 }
 
-function malformed(file: string, why: string): AppError {
+/** An error in a tokenizer's file. */
+export function malformed(file: string, why: string): AppError {
   return new AppError('malformed', `${file}: ${why}`, {
     where: { file },
     hint: 'Download the tokenizer files of the model again.',

@@ -31,8 +31,7 @@ export function tokenizerFiles(tokenizer: Tokenizer, config: ModelConfig): Token
   const findings: Finding[] = []
   const vocabulary = uniqueTokens(tokenizer, findings)
   const special = specialTexts(tokenizer, vocabulary)
-  const parts =
-    tokenizer.kind === 'bpe' ? byteLevelParts(tokenizer, vocabulary) : sentencePieceParts(tokenizer, vocabulary)
+  const parts = PARTS[tokenizer.kind](tokenizer, vocabulary)
   const files = new Map<string, JsonObject>([
     [
       'tokenizer.json',
@@ -89,6 +88,61 @@ interface Parts {
   readonly preTokenizer: Json
   readonly decoder: Json
   readonly model: JsonObject
+}
+
+const PARTS: Readonly<Record<Tokenizer['kind'], (tokenizer: Tokenizer, ids: ReadonlyMap<string, number>) => Parts>> = {
+  bpe: byteLevelParts,
+  spm: sentencePieceParts,
+  wordpiece: wordPieceParts,
+  unigram: unigramParts,
+}
+
+function wordPieceParts({ normalizer = {}, tokens, ids }: Tokenizer, vocabulary: ReadonlyMap<string, number>): Parts {
+  const unknown = ids.unknown === null ? '[UNK]' : (tokens[ids.unknown]?.text ?? '[UNK]')
+  return {
+    normalizer: object(
+      ['type', 'BertNormalizer'],
+      ['clean_text', true],
+      ['handle_chinese_chars', normalizer.splitIdeographs ?? true],
+      ['strip_accents', normalizer.stripAccents ?? null],
+      ['lowercase', normalizer.lowercase ?? true],
+    ),
+    preTokenizer: object(['type', 'BertPreTokenizer']),
+    decoder: object(['type', 'WordPiece'], ['prefix', '##'], ['cleanup', true]),
+    model: object(
+      ['type', 'WordPiece'],
+      ['unk_token', unknown],
+      ['continuing_subword_prefix', '##'],
+      // longer words are unknown as a whole: BERT's own bound
+      ['max_input_chars_per_word', 100],
+      ['vocab', vocabulary],
+    ),
+  }
+}
+
+function unigramParts({ normalizer = {}, tokens, ids, addSpacePrefix }: Tokenizer): Parts {
+  const { charsmap, removeExtraSpaces } = normalizer
+  const metaspace = object(
+    ['type', 'Metaspace'],
+    ['replacement', SPACE],
+    ['prepend_scheme', addSpacePrefix === false ? 'never' : 'always'],
+    ['split', true],
+  )
+  return {
+    normalizer:
+      charsmap === undefined ? null : object(['type', 'Precompiled'], ['precompiled_charsmap', toBase64(charsmap)]),
+    preTokenizer:
+      removeExtraSpaces === true
+        ? object(['type', 'Sequence'], ['pretokenizers', [object(['type', 'WhitespaceSplit']), metaspace]])
+        : metaspace,
+    decoder: metaspace,
+    model: object(
+      ['type', 'Unigram'],
+      ['unk_id', ids.unknown],
+      ['vocab', tokens.map(({ text, score }) => [text, score])],
+      ['byte_fallback', false],
+    ),
+  }
 }
 
 function byteLevelParts(tokenizer: Tokenizer, vocabulary: ReadonlyMap<string, number>): Parts {
@@ -210,8 +264,10 @@ function addedTokens({ kind, tokens }: Tokenizer, vocabulary: ReadonlyMap<string
 
 /** What is put around a text: bos and eos, where the model wants them. */
 function postProcessor({ kind, tokens, ids, addBos, addEos }: Tokenizer): JsonObject {
-  const bos = (addBos ?? kind === 'spm') && ids.bos !== null ? ids.bos : null
-  const eos = addEos === true && ids.eos !== null ? ids.eos : null
+  // BERT's put cls and sep around each text, whatever else is said
+  const bert = kind === 'wordpiece'
+  const bos = bert ? (ids.cls ?? ids.bos) : (addBos ?? kind === 'spm') ? ids.bos : null
+  const eos = bert ? (ids.sep ?? ids.eos) : addEos === true ? ids.eos : null
   const text = (id: number): string => tokens[id]?.text ?? ''
   const one = (id: number | null, type: number): readonly JsonObject[] =>
     id === null ? [] : [object(['SpecialToken', object(['id', text(id)], ['type_id', type])])]
@@ -232,6 +288,21 @@ function postProcessor({ kind, tokens, ids, addBos, addEos }: Tokenizer): JsonOb
   )
 }
 
+const BASE64 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'
+
+function toBase64(bytes: Uint8Array): string {
+  let text = ''
+  for (let i = 0; i < bytes.length; i += 3) {
+    const [a = 0, b, c] = [bytes[i], bytes[i + 1], bytes[i + 2]]
+    const word = (a << 16) | ((b ?? 0) << 8) | (c ?? 0)
+    const digits = [word >> 18, (word >> 12) & 63, (word >> 6) & 63, word & 63].map((digit) => BASE64.charAt(digit))
+    if (c === undefined) digits[3] = '='
+    if (b === undefined) digits[2] = '='
+    text += digits.join('')
+  }
+  return text
+}
+
 /** special_tokens_map.json: the special tokens by what they are for. */
 function specialTexts({ tokens, ids }: Tokenizer, vocabulary: ReadonlyMap<string, number>): JsonObject {
   const all = [
@@ -239,6 +310,9 @@ function specialTexts({ tokens, ids }: Tokenizer, vocabulary: ReadonlyMap<string
     ['eos_token', ids.eos],
     ['unk_token', ids.unknown],
     ['pad_token', ids.pad],
+    ['sep_token', ids.sep ?? null],
+    ['cls_token', ids.cls ?? null],
+    ['mask_token', ids.mask ?? null],
   ] as const
   const named = all.flatMap(([key, id]): [string, Json][] => {
     const text = id === null ? undefined : tokens[id]?.text
