@@ -1,5 +1,3 @@
-import { readFile } from 'node:fs/promises'
-import { basename, resolve } from 'node:path'
 import { basename, resolve } from 'node:path'
 import type { Api } from '../../src/api/api.ts'
 import type { ConvertRequest } from '../../src/api/wire.ts'
@@ -107,10 +105,16 @@ async function transformsOf(flags: ReadonlyMap<string, string | true>): Promise<
 }
 
 async function fakeConfig(path: string): Promise<FakeWeights> {
-  const full = resolve(path)
-  const bytes = await readFile(await openPath(full), basename(full), MAX_FAKE_CONFIG_BYTES)
-  return parseFakeConfig(new TextDecoder().decode(bytes), path)
+  return parseFakeConfig(await textOf(path, MAX_FAKE_CONFIG_BYTES), path)
 }
+
+async function textOf(path: string, limit: number): Promise<string> {
+  const full = resolve(path)
+  return new TextDecoder().decode(await readFile(await openPath(full), basename(full), limit))
+}
+
+/** What a config.json may have at the most, vision models' thousands of labels included. */
+const MAX_OPTION_BYTES = 1 << 24
 
 /** Options that are the text of a file, given as its path; JSON itself is taken as it is. */
 async function withFiles(options: OptionValues, specs: readonly OptionSpec[]): Promise<OptionValues> {
@@ -118,15 +122,7 @@ async function withFiles(options: OptionValues, specs: readonly OptionSpec[]): P
   for (const { name, kind } of specs) {
     const value = read[name]
     if (kind.kind !== 'text' || kind.file !== true || typeof value !== 'string' || /^\s*[{[]/.test(value)) continue
-    try {
-      read[name] = await readFile(value, 'utf8')
-    } catch (cause) {
-      throw new AppError('bad-option', `--${name}: ${value} cannot be read`, {
-        where: { file: value },
-        hint: 'Give the path of a file, or JSON.',
-        cause,
-      })
-    }
+    read[name] = await textOf(value, MAX_OPTION_BYTES)
   }
   return read
 }
