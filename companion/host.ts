@@ -1,13 +1,13 @@
-import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import type { Digest, Host } from '../src/api/host.ts'
+import type { Host } from '../src/api/host.ts'
 import { splitPath } from '../src/api/paths.ts'
 import type { Place } from '../src/core/bytes.ts'
 import { AppError } from '../src/core/errors.ts'
 import type { Backend } from '../src/kernels/backend.ts'
 import { openPath, openPathOutput } from './bytes.ts'
+import { NodeDigest } from './digest.ts'
 import { stateFolder, takeLock } from './state.ts'
 import { nodeSpawn, threadCount } from './threads.ts'
 
@@ -71,20 +71,6 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
     lock: takeLock,
     now: () => performance.now(),
   }
-}
-
-class NodeDigest implements Digest {
-  readonly #hash = createHash('sha256')
-
-  async update(bytes: Uint8Array): Promise<void> {
-    this.#hash.update(bytes)
-  }
-
-  async hex(): Promise<string> {
-    return this.#hash.copy().digest('hex')
-  }
-
-  close(): void {}
 }
 
 async function startBackends(threads: number): Promise<readonly Backend[]> {
