@@ -66,7 +66,11 @@ export function rebuildConfig(model: GgufModel, architecture: Architecture, fact
   const names = new Map(tensors.map((tensor) => [tensor.name, tensor]))
   const headDim = at('attention.key_length') ?? hiddenSize / heads
   const theta = at('rope.freq_base') ?? DEFAULT_ROPE_BASE
-  if (!(theta > 0)) return { because: `its rope.freq_base is ${theta}` }
+  if (!(theta > 0 && Number.isFinite(theta))) return { because: `its rope.freq_base is ${theta}` }
+  const normEpsilon =
+    at('attention.layer_norm_rms_epsilon') ?? at('attention.layer_norm_epsilon') ?? architecture.defaults.normEpsilon
+  if (!(normEpsilon > 0 && Number.isFinite(normEpsilon)))
+    return { because: `the epsilon of its norms is ${normEpsilon}` }
   const scaling = ropeScaling(metadata, prefix, at, theta, headDim, factors)
   if ('because' in scaling) return scaling
   const { facts, raw: shape, className, rotaryDim } = readFacts(model, prefix)
@@ -84,8 +88,7 @@ export function rebuildConfig(model: GgufModel, architecture: Architecture, fact
     headDim,
     vocabSize: names.get('token_embd.weight')?.shape[0] ?? at('vocab_size') ?? 0,
     contextLength,
-    normEpsilon:
-      at('attention.layer_norm_rms_epsilon') ?? at('attention.layer_norm_epsilon') ?? architecture.defaults.normEpsilon,
+    normEpsilon,
     activation: architecture.defaults.activation,
     rope: {
       theta,

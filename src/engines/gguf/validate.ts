@@ -66,7 +66,9 @@ async function* allFindings(folder: Folder, path: string): AsyncGenerator<Findin
 }
 
 /** What a model's keys and tensor infos say, of whichever file they are. */
-export type ModelHeader = Pick<GgufHeader, 'metadata' | 'tensors'>
+export interface ModelHeader extends Pick<GgufHeader, 'metadata'> {
+  readonly tensors: readonly (GgufTensor & { readonly file?: string })[]
+}
 
 /** What llama.cpp would refuse a model for, as far as its header tells. */
 export async function headerFaults(header: ModelHeader): Promise<readonly Finding[]> {
@@ -118,6 +120,9 @@ function* layoutFindings(header: GgufHeader, path: string): Generator<Finding, v
   }
 }
 
+/** Divisors and bases: zero, negative or no number, they make every logit NaN. */
+const POSITIVE_KEYS = ['rope.freq_base', 'rope.scaling.factor', 'rope.scaling.original_context_length'] as const
+
 async function modelFindings(header: ModelHeader, path: string): Promise<readonly Finding[]> {
   const where = { file: path }
   const name = ggufString(header.metadata, 'general.architecture')
@@ -132,6 +137,11 @@ async function modelFindings(header: ModelHeader, path: string): Promise<readonl
   for (const key of [...REQUIRED_KEYS, ...ggufArchitecture(id).epsilonKeys]) {
     if (ggufNumber(header.metadata, `${name}.${key}`) === null)
       findings.push(error('missing-key', `There is no number ${name}.${key}, which llama.cpp needs`, where))
+  }
+  for (const key of [...POSITIVE_KEYS, ...ggufArchitecture(id).epsilonKeys]) {
+    const value = ggufNumber(header.metadata, `${name}.${key}`)
+    if (value !== null && !(value > 0 && Number.isFinite(value)))
+      findings.push(error('bad-key', `${name}.${key} is ${value}, which no computation can use`, where))
   }
   if (findings.length > 0) return findings
   return tensorFindings(header, await architectureFor(id, path), name, path)
@@ -156,9 +166,9 @@ function tensorFindings(header: ModelHeader, architecture: Architecture, prefix:
   }
   const shapes = new Map(ggufTensors(target, architecture, allowed).map(({ name, shape }) => [name, shape]))
   for (const name of OPTIONAL_TENSORS) shapes.set(name, [(required.rope.dim ?? required.headDim) / 2])
-  for (const { name, shape, offset } of header.tensors) {
+  for (const { name, shape, offset, file = path } of header.tensors) {
     const expected = shapes.get(name)
-    const where = { file: path, tensor: name, offset }
+    const where = { file, tensor: name, offset }
     if (expected === undefined)
       findings.push(
         error('extra-tensor', `${name} is no tensor of ${prefix} models; llama.cpp will not load it`, where),
