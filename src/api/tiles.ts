@@ -109,7 +109,7 @@ export function* tensorTiles(name: string, recipe: Recipe, offset: number): Gene
 }
 
 /** Elements in a tile: whole quanta of the recipe where they are small enough. */
-export function tileElements(evaluator: Evaluator): number {
+export function tileElements(evaluator: Pick<Evaluator, 'elements' | 'quantum' | 'info' | 'reads'>): number {
   const { elements, quantum, info } = evaluator
   if (elements === 0) return TILE_STEP
   const stored = dtypeInfo(info.dtype).bytes / dtypeInfo(info.dtype).block
@@ -169,8 +169,7 @@ function* producerTiles(segment: Segment & { kind: 'outputs' }, holder: Holder):
     const base = heldStart.get(field) ?? 0
     return held.subarray(base + start, base + start + size)
   }
-  const groupBytes = (4 * segment.producer.of.shape.reduce((a, b) => a * b, 1)) / evaluator.groups
-  const step = Math.max(1, Math.floor(TILE_BYTES / groupBytes))
+  const step = Math.max(1, Math.floor(tileElements(evaluator.source) / evaluator.group))
   const unused = evaluator.fields.filter((field) => !outputs.some((output) => output.field === field.name))
   for (let start = 0; start < evaluator.groups; start += step) {
     const count = Math.min(step, evaluator.groups - start)

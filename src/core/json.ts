@@ -167,27 +167,27 @@ export function isArray(json: Json | undefined): json is readonly Json[] {
 }
 
 /**
- * JSON as text, indented by two spaces. Numbers that {@link parseJson} read are spelled as they were. Throws RangeError
+ * JSON as text, indented by some spaces. Numbers that {@link parseJson} read are spelled as they were. Throws RangeError
  * for numbers that JSON lacks (unless they were read from such a text, as Python writes it).
  */
-export function formatJson(json: Json): string {
-  return format(json, '\n', undefined)
+export function formatJson(json: Json, indent = 2): string {
+  return format(json, '\n', ' '.repeat(indent), undefined)
 }
 
-function format(json: Json, newline: string, spelling: string | undefined): string {
-  const inner = `${newline}  `
+function format(json: Json, newline: string, indent: string, spelling: string | undefined): string {
+  const inner = newline + indent
   if (isObject(json)) {
     if (json.size === 0) return '{}'
     const spellings = SPELLINGS.get(json)
     const entries = [...json].map(([key, value]) => {
-      return `${JSON.stringify(key)}: ${format(value, inner, spellings?.get(key))}`
+      return `${JSON.stringify(key)}: ${format(value, inner, indent, spellings?.get(key))}`
     })
     return `{${inner}${entries.join(`,${inner}`)}${newline}}`
   }
   if (isArray(json)) {
     if (json.length === 0) return '[]'
     const spellings = SPELLINGS.get(json)
-    const items = json.map((value, index) => format(value, inner, spellings?.get(index)))
+    const items = json.map((value, index) => format(value, inner, indent, spellings?.get(index)))
     return `[${inner}${items.join(`,${inner}`)}${newline}]`
   }
   if (typeof json !== 'number') return JSON.stringify(json)
@@ -210,6 +210,13 @@ export function editJson(object: JsonObject, changes: ReadonlyMap<string, Json |
   }
   SPELLINGS.set(edited, spellings)
   return edited
+}
+
+/** A copy with its keys in another order; numbers keep their spelling. */
+export function sortJson(object: JsonObject, compare: (a: string, b: string) => number): JsonObject {
+  const sorted = new Map([...object].sort(([a], [b]) => compare(a, b)))
+  SPELLINGS.set(sorted, new Map(SPELLINGS.get(object)))
+  return sorted
 }
 
 /** An object whose numbers under `floats` are written with a point, as Python spells floats: 10000.0. */

@@ -5,6 +5,7 @@ const ENGINES: ReadonlyMap<FormatId, () => Promise<Engine>> = new Map([
   ['huggingface', async () => (await import('./hf/engine.ts')).huggingface],
   ['safetensors', async () => (await import('./safetensors/engine.ts')).safetensors],
   ['gguf', async () => (await import('./gguf/engine.ts')).gguf],
+  ['mlx', async () => (await import('./mlx/engine.ts')).mlx],
 ] satisfies [FormatId, () => Promise<Engine>][])
 
 /** Short names that people type. */

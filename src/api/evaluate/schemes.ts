@@ -9,6 +9,10 @@ import { elementRange, sequenceBytes, stackBytes, type Evaluator, type Run } fro
 export interface ProducerEvaluator {
   readonly fields: readonly { readonly name: string; readonly info: TensorInfo; readonly perGroup: number }[]
   readonly groups: number
+  /** Values in a group. */
+  readonly group: number
+  /** The values, as f32. */
+  readonly source: Pick<Evaluator, 'elements' | 'quantum' | 'info' | 'reads'>
   scratch(start: number, count: number): number
   reads(start: number, count: number): number
   /** Computes groups `start` to `start + count`; `into` has a buffer for every field. */
@@ -24,6 +28,8 @@ export function producerEvaluator(producer: Producer, of: Evaluator): ProducerEv
   return {
     fields,
     groups: of.elements / group,
+    group,
+    source: of,
     scratch: (start, count) =>
       stackBytes(count * group * 4) +
       casts.reduce((sum, { dtype, perGroup }) => sum + stackBytes(bytesOf(dtype, count * perGroup)), 0) +

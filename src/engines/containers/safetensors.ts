@@ -289,17 +289,15 @@ export interface SafetensorsTensor extends TensorInfo {
 
 /**
  * The header of a file of these tensors, its length field and padding included, and where each tensor goes (offsets
- * from the start of the file). Ordered and spelled as the reference writer does: by type, widest first, then by name.
- * Throws RangeError for block types, which the format does not know.
+ * from the start of the file). Ordered and spelled as the reference writer does: by type, widest first, then by name;
+ * or in the order given, which readers take as well. Throws RangeError for block types, which the format does not know.
  */
 export function safetensorsHeader(
   tensors: readonly SafetensorsTensor[],
   metadata: ReadonlyMap<string, string>,
+  order: 'type' | 'given' = 'type',
 ): { readonly bytes: Uint8Array<ArrayBuffer>; readonly entries: readonly SafetensorsEntry[] } {
-  const sorted = tensors
-    .map((tensor) => ({ tensor, order: typeOrder(tensor.dtype) }))
-    .sort((a, b) => b.order - a.order || compareUtf8(a.tensor.name, b.tensor.name))
-    .map(({ tensor }) => tensor)
+  const sorted = order === 'given' ? tensors : byType(tensors)
   let end = 0
   const placed = sorted.map((tensor) => {
     const bytes = tensorBytes(tensor)
@@ -327,6 +325,13 @@ export function safetensorsHeader(
     return { name, dtype, shape, offset: bytes.length + offset, bytes: size }
   })
   return { bytes, entries }
+}
+
+function byType(tensors: readonly SafetensorsTensor[]): readonly SafetensorsTensor[] {
+  return tensors
+    .map((tensor) => ({ tensor, order: typeOrder(tensor.dtype) }))
+    .sort((a, b) => b.order - a.order || compareUtf8(a.tensor.name, b.tensor.name))
+    .map(({ tensor }) => tensor)
 }
 
 /** The format's name of a type: `BF16`. Throws RangeError for block types. */

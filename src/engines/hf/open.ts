@@ -83,7 +83,7 @@ async function readConfig(
 }
 
 /** All of a checkpoint but its tensors. `weights` are the files that those will be read from. */
-async function outlineOf(
+export async function outlineOf(
   folder: Folder,
   model: ModelFiles,
   architecture: Architecture,
@@ -123,7 +123,7 @@ function refusedWeights(folder: Folder, root: string, weights: RefusedWeights): 
 }
 
 /** The type that most bytes are of. */
-function commonType(tensors: ReadonlyMap<string, Recipe>): ModelConfig['dtype'] {
+export function commonType(tensors: ReadonlyMap<string, Recipe>): ModelConfig['dtype'] {
   const elements = new Map<ModelConfig['dtype'], number>()
   for (const { dtype, shape } of tensors.values()) {
     elements.set(dtype, (elements.get(dtype) ?? 0) + shape.reduce((product, size) => product * size, 1))

@@ -163,7 +163,7 @@ function mainType(tensors: readonly NamedTensor[], declared: DType): DType {
 }
 
 /** What goes beside the weights: carried over where the source has it, made where it is known, told where it is not. */
-function companionFiles({ config, extras, tokenizer }: Checkpoint, findings: Finding[]): readonly PlannedFile[] {
+export function companionFiles({ config, extras, tokenizer }: Checkpoint, findings: Finding[]): readonly PlannedFile[] {
   const carried = [...extras].filter(([path]) => path !== CONFIG_FILE && !/\.safetensors(?:\.index\.json)?$/.test(path))
   const files = carried.map(([path, recipe]) => copiedFile(path, recipe))
   if (!extras.has(GENERATION_CONFIG)) files.push(jsonFile(GENERATION_CONFIG, generationJson(config)))

@@ -1,0 +1,36 @@
+/** MLX folders as mlx-lm reads and writes them. Source: https://github.com/ml-explore/mlx-lm */
+import type { Folder } from '../../core/bytes.ts'
+import type { Checkpoint } from '../../core/checkpoint.ts'
+import type { Engine, Match, Verdict } from '../engine.ts'
+import { findMlx } from './files.ts'
+import { planMlx } from './layout.ts'
+import { openMlx } from './open.ts'
+import { OPTIONS } from './options.ts'
+import { validateMlx } from './validate.ts'
+
+/** Above that of a HuggingFace folder, which looks the same but for what is asked for here. */
+const CONFIDENCE = 0.95
+
+async function detect(folder: Folder): Promise<Match | null> {
+  // a config.json that cannot be read is for the engine to report that takes the folder
+  const found = await findMlx(folder).catch(() => null)
+  if (found === null) return null
+  return { format: 'mlx', confidence: CONFIDENCE, because: found.because, entry: found.weights[0] ?? '' }
+}
+
+function canInfer(checkpoint: Checkpoint): Verdict {
+  return { can: false, because: `the forward pass of ${checkpoint.architecture} is not described yet` }
+}
+
+/** MLX, for Apple's own processors. */
+export const mlx: Engine = {
+  id: 'mlx',
+  title: 'MLX (Apple silicon)',
+  options: OPTIONS,
+  detect,
+  open: openMlx,
+  needs: () => [],
+  convert: (checkpoint, options) => planMlx(checkpoint, options),
+  validate: validateMlx,
+  canInfer,
+}

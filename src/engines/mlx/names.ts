@@ -1,0 +1,283 @@
+/**
+ * What mlx-lm calls the tensors of each family, in the order of its module tree. Its loader is strict: a tensor too many
+ * or too few and the model does not load. Source: ml-explore/mlx-lm, `sanitize` of each model.
+ */
+import type { ModelConfig, Role } from '../../core/checkpoint.ts'
+import { AppError } from '../../core/errors.ts'
+import type { Json } from '../../core/json.ts'
+import { expectedTensors, type Architecture, type ConfigKey, type ExpectedTensor } from '../../models/architecture.ts'
+
+/** One tensor of an MLX model before quantisation. */
+export interface MlxTensor {
+  /** `model.layers.0.self_attn.q_proj.weight` */
+  readonly name: string
+  /** The module's path, which keys of the quantisation are: the name without its last part. */
+  readonly module: string
+  /** One role, or those of all experts, which are stacked along a new first axis. */
+  readonly roles: readonly Role[]
+  readonly shape: readonly number[]
+  /** Whether its module can be quantised: the weight of a Linear, an Embedding or a SwitchLinear. */
+  readonly matrix: boolean
+}
+
+/** How mlx-lm builds one family. */
+interface MlxFamily {
+  /** What stands for what in HuggingFace's names. */
+  readonly renames?: readonly (readonly [from: string, to: string])[]
+  /** HuggingFace's name for a part of an expert: mlx-lm's, below `switch_mlp`. */
+  readonly experts?: ReadonlyMap<string, string>
+  /** The modules of a block in their order; `layers.0.` before and what follows a dot after are left out. */
+  readonly order: readonly string[]
+  /**
+   * Whether there is an `lm_head`: unless the config ties it; always; or never, so that an untied head cannot be said.
+   */
+  readonly head: 'untied' | 'always' | 'never'
+  /** Sizes that the class cannot do without, or has another default for than HuggingFace's. */
+  readonly sizes?: readonly ConfigKey[]
+  /** Other keys of that kind. */
+  readonly keys?: (config: ModelConfig) => readonly (readonly [string, Json])[]
+  /** What the class does otherwise than the model, or null. */
+  readonly unsupported?: (config: ModelConfig) => string | null
+  /** Bits that the class wants for a module whatever the rest has, in groups of 64. */
+  readonly sensitive?: { readonly suffix: string; readonly bits: number }
+}
+
+const ATTENTION = ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj', 'self_attn.o_proj']
+const HEAD_NORMS = ['self_attn.q_norm', 'self_attn.k_norm']
+const MLP = ['mlp.gate_proj', 'mlp.down_proj', 'mlp.up_proj']
+const NORMS = ['input_layernorm', 'post_attention_layernorm']
+const EXPERTS = (mlp: string): readonly string[] =>
+  ['gate', 'switch_mlp.gate_proj', 'switch_mlp.up_proj', 'switch_mlp.down_proj'].map((name) => `${mlp}.${name}`)
+const SHARED = ['gate_proj', 'down_proj', 'up_proj'].map((name) => `mlp.shared_expert.${name}`)
+
+const QWEN_EXPERTS = new Map(['gate_proj', 'up_proj', 'down_proj'].map((name) => [name, name]))
+const MIXTRAL_EXPERTS = new Map([
+  ['w1', 'gate_proj'],
+  ['w2', 'down_proj'],
+  ['w3', 'up_proj'],
+])
+
+const SIZES: readonly ConfigKey[] = ['kvHeads', 'normEpsilon']
+
+const decoder: MlxFamily = { order: [...ATTENTION, ...MLP, ...NORMS], head: 'untied', sizes: SIZES }
+
+const expertKeys = ({ experts }: ModelConfig): readonly (readonly [string, Json])[] => [
+  ['num_experts', experts?.count ?? 0],
+  ['num_experts_per_tok', experts?.used ?? 0],
+  ['moe_intermediate_size', experts?.intermediateSize ?? 0],
+]
+
+const FAMILIES: ReadonlyMap<string, MlxFamily> = new Map<string, MlxFamily>([
+  ['llama', decoder],
+  ['mistral', decoder],
+  ['qwen2', decoder],
+  [
+    'qwen3',
+    {
+      order: [...ATTENTION, ...HEAD_NORMS, ...MLP, ...NORMS],
+      head: 'untied',
+      sizes: [...SIZES, 'headDim', 'contextLength'],
+    },
+  ],
+  [
+    'mixtral',
+    {
+      order: [...ATTENTION, ...EXPERTS('block_sparse_moe'), ...NORMS],
+      experts: MIXTRAL_EXPERTS,
+      head: 'untied',
+      sizes: SIZES,
+      unsupported: plainRotary,
+    },
+  ],
+  [
+    'qwen2moe',
+    {
+      order: [...ATTENTION, ...EXPERTS('mlp'), ...SHARED, 'mlp.shared_expert_gate', ...NORMS],
+      experts: QWEN_EXPERTS,
+      head: 'always',
+      sizes: SIZES,
+      keys: (config) => [
+        ...expertKeys(config),
+        ['shared_expert_intermediate_size', config.experts?.sharedIntermediateSize ?? 0],
+      ],
+    },
+  ],
+  [
+    'qwen3moe',
+    {
+      order: [...ATTENTION, ...HEAD_NORMS, ...NORMS, ...EXPERTS('mlp')],
+      experts: QWEN_EXPERTS,
+      head: 'untied',
+      sensitive: { suffix: 'mlp.gate', bits: 8 },
+      sizes: [...SIZES, 'headDim', 'contextLength'],
+      keys: (config) => [
+        ...expertKeys(config),
+        ['decoder_sparse_step', 1],
+        ['mlp_only_layers', []],
+        ['norm_topk_prob', true],
+      ],
+    },
+  ],
+  [
+    'gemma2',
+    {
+      order: [
+        ...ATTENTION,
+        ...MLP,
+        'input_layernorm',
+        'pre_feedforward_layernorm',
+        'post_feedforward_layernorm',
+        'post_attention_layernorm',
+      ],
+      head: 'never',
+      sizes: [...SIZES, 'headDim'],
+      keys: ({ attentionScale }) =>
+        attentionScale === undefined ? [] : [['query_pre_attn_scalar', attentionScale ** -2]],
+      unsupported: (config) =>
+        config.attentionSoftcap === undefined || config.logitSoftcap === undefined
+          ? 'scores or logits without a cap'
+          : plainRotary(config),
+    },
+  ],
+  [
+    'phi3',
+    {
+      order: ['self_attn.qkv_proj', 'self_attn.o_proj', 'mlp.gate_up_proj', 'mlp.down_proj', ...NORMS],
+      head: 'untied',
+      sizes: SIZES,
+    },
+  ],
+  [
+    'gpt2',
+    {
+      renames: [['transformer.', 'model.']],
+      order: ['attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj', 'ln_1', 'ln_2'],
+      head: 'never',
+      sizes: ['contextLength', 'normEpsilon'],
+      keys: ({ contextLength }) => [['n_ctx', contextLength]],
+      unsupported: ({ intermediateSize, hiddenSize }) =>
+        intermediateSize === 4 * hiddenSize ? null : `an MLP of ${intermediateSize} for a hidden size of ${hiddenSize}`,
+    },
+  ],
+  // mlx-lm's loader adds a head to a tied model and then refuses it, and its tied logits are not scaled
+  ['minicpm', { order: [...ATTENTION, 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj', ...NORMS], head: 'always' }],
+  [
+    'granite',
+    {
+      ...decoder,
+      sizes: [...SIZES, 'contextLength'],
+      keys: (config) => [
+        ['attention_bias', false],
+        ['mlp_bias', false],
+        ['embedding_multiplier', config.embeddingScale ?? 1],
+        ['residual_multiplier', config.residualScale ?? 1],
+        ['attention_multiplier', config.attentionScale ?? 1],
+        ['logits_scaling', config.logitDivisor ?? 1],
+      ],
+    },
+  ],
+])
+
+function plainRotary({ rope }: ModelConfig): string | null {
+  return rope.scaling.kind === 'none' ? null : `rotary scaling of the kind ${rope.scaling.kind}`
+}
+
+/** The roles of the head and of what it may be tied to. */
+const HEAD: Role = 'lm_head.weight'
+const EMBEDDING: Role = 'embed.weight'
+
+/** An architecture as mlx-lm has it. */
+export interface MlxModel {
+  /** In the order of its module tree. */
+  readonly tensors: readonly MlxTensor[]
+  /** Whether the config that it is written with ties head and embedding. */
+  readonly tied: boolean
+  /** Keys of config.json that mlx-lm asks for and HuggingFace's may lack. */
+  readonly keys: readonly (readonly [string, Json])[]
+  readonly sizes: readonly ConfigKey[]
+  readonly sensitive: { readonly suffix: string; readonly bits: number } | null
+}
+
+/** Throws `unsupported` for what mlx-lm has no class for, or whose class would compute something else. */
+export function mlxModel(architecture: Architecture, config: ModelConfig): MlxModel {
+  const family = FAMILIES.get(architecture.id)
+  if (family === undefined) throw unsupported(`${config.className} has no class in mlx-lm`)
+  const refused = family.unsupported?.(config) ?? null
+  if (refused !== null) throw unsupported(`mlx-lm's class for ${config.className} has no ${refused}`)
+  if (family.head === 'never' && !config.tied) {
+    throw unsupported(`mlx-lm's class for ${config.className} takes its embedding for the head, but this model has one`)
+  }
+  const rows = expectedTensors(architecture, config).filter(({ optional }) => !optional)
+  const tensors = inTreeOrder(rows, family)
+  if (family.head === 'always' && config.tied) tensors.push(tiedHead(rows, family))
+  return {
+    tensors,
+    tied: config.tied && family.head !== 'always',
+    keys: family.keys?.(config) ?? [],
+    sizes: family.sizes ?? [],
+    sensitive: family.sensitive ?? null,
+  }
+}
+
+function unsupported(what: string): AppError {
+  return new AppError('unsupported', what, { hint: 'Take another format for this model, such as GGUF.' })
+}
+
+function tiedHead(rows: readonly ExpectedTensor[], family: MlxFamily): MlxTensor {
+  const embedding = rows.find(({ role }) => role === EMBEDDING)
+  if (embedding === undefined) throw new AppError('internal', 'a model without an embedding')
+  return { ...named(embedding, family), name: HEAD, module: 'lm_head' }
+}
+
+function named({ hf, role, shape }: ExpectedTensor, { renames = [] }: MlxFamily): MlxTensor {
+  const name = renames.reduce((text, [from, to]) => (text.startsWith(from) ? to + text.slice(from.length) : text), hf)
+  return tensor(name, [role], shape)
+}
+
+function tensor(name: string, roles: readonly Role[], shape: readonly number[]): MlxTensor {
+  const module = name.slice(0, name.lastIndexOf('.'))
+  return { name, module, roles, shape, matrix: name.endsWith('.weight') && shape.length > 1 }
+}
+
+/** `model.layers.0.mlp.experts.3.w1.weight` in its parts. */
+const EXPERT = /^(.*)\.experts\.(\d+)\.(\w+)\.(\w+)$/
+
+/** Renames, stacks experts, and puts each block's modules in mlx-lm's order. */
+function inTreeOrder(rows: readonly ExpectedTensor[], family: MlxFamily): MlxTensor[] {
+  const result: { readonly tensor: MlxTensor; readonly block: number | null }[] = []
+  const stacks = new Map<string, { readonly at: number; readonly roles: Role[]; readonly shape: readonly number[] }>()
+  for (const row of rows) {
+    const expert = EXPERT.exec(row.hf)
+    if (expert === null || family.experts === undefined) {
+      result.push({ tensor: named(row, family), block: row.block })
+      continue
+    }
+    const [, mlp = '', , part = '', field = ''] = expert
+    const name = `${mlp}.switch_mlp.${family.experts.get(part) ?? part}.${field}`
+    const stack = stacks.get(name) ?? { at: result.length, roles: [], shape: row.shape }
+    stack.roles.push(row.role)
+    stacks.set(name, stack)
+    const stacked = { tensor: tensor(name, stack.roles, [stack.roles.length, ...row.shape]), block: row.block }
+    if (stack.at < result.length) result[stack.at] = stacked
+    else result.push(stacked)
+  }
+  return runsOfBlocks(result).flatMap((block) => inBlockOrder(block, family.order))
+}
+
+function runsOfBlocks(all: readonly { readonly tensor: MlxTensor; readonly block: number | null }[]): MlxTensor[][] {
+  const runs: { readonly block: number | null; readonly tensors: MlxTensor[] }[] = []
+  for (const { tensor: one, block } of all) {
+    const last = runs.at(-1)
+    if (last !== undefined && last.block === block) last.tensors.push(one)
+    else runs.push({ block, tensors: [one] })
+  }
+  return runs.map(({ tensors }) => tensors)
+}
+
+function inBlockOrder(tensors: readonly MlxTensor[], order: readonly string[]): readonly MlxTensor[] {
+  const rank = ({ module }: MlxTensor): number => {
+    const found = order.findIndex((suffix) => module.endsWith(`.${suffix}`))
+    return found < 0 ? order.length : found
+  }
+  return tensors.toSorted((a, b) => rank(a) - rank(b))
+}
