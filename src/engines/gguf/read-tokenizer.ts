@@ -46,7 +46,7 @@ export function readTokenizer(metadata: Metadata, file: string): ReadTokenizer {
       // llama.cpp's own fall-back for a file without the key
       pre: pre ?? 'default',
       preDescription: `tokenizer.ggml.pre ${pre === null ? 'is not there' : JSON.stringify(pre)}`,
-      ids: specialIds(metadata, tokens.length),
+      ids: idsOf(specialIds(metadata, tokens.length), kind),
       addBos: flag(metadata, 'add_bos_token') ?? (kind === 'spm' ? true : null),
       addEos: flag(metadata, 'add_eos_token'),
       addSpacePrefix: scored ? (flag(metadata, 'add_space_prefix') ?? kind === 'spm') : null,
@@ -140,6 +140,12 @@ function readMerges(metadata: Metadata, file: string): readonly (readonly [strin
     if (at < 0 || at === merge.length - 1) throw malformed(file, `merge ${rank} is no pair: ${JSON.stringify(merge)}`)
     return [merge.slice(0, at), merge.slice(at + 1)]
   })
+}
+
+/** A WordPiece tokenizer's cls is written as its bos too, which BERT does not have. */
+function idsOf(ids: SpecialIds, kind: Tokenizer['kind']): SpecialIds {
+  if (kind !== 'wordpiece' || ids.bos === null || (ids.cls ?? ids.bos) !== ids.bos) return ids
+  return { ...ids, bos: null, cls: ids.bos }
 }
 
 const OPTIONAL_IDS: readonly (readonly [keyof SpecialIds, string])[] = [

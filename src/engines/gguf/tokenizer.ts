@@ -240,7 +240,8 @@ function fitTokens(tokens: readonly Token[], rows: number, findings: Finding[]):
 function setIds(tokenizer: Tokenizer, rows: number, metadata: Map<string, GgufValue>, findings: Finding[]): void {
   const { bos, eos, eot, unknown, pad, ...rest } = tokenizer.ids
   const ids: readonly (readonly [string, number | null])[] = [
-    ['bos', bos],
+    // what llama.cpp puts before a text, of BERT's kind too
+    ['bos', bos ?? (tokenizer.kind === 'wordpiece' ? (rest.cls ?? null) : null)],
     ['eos', eos],
     ['eot', eot],
     ['unknown', unknown],
