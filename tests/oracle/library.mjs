@@ -142,6 +142,11 @@ export function load() {
     batchFree: llama.func('void llama_batch_free(llama_batch batch)'),
     decode: llama.func('int32_t llama_decode(void *ctx, llama_batch batch)'),
     logits: llama.func('void *llama_get_logits(void *ctx)'),
+    encode: llama.func('int32_t llama_encode(void *ctx, llama_batch batch)'),
+    embeddings: llama.func('void *llama_get_embeddings(void *ctx)'),
+    sequenceEmbeddings: llama.func('void *llama_get_embeddings_seq(void *ctx, int32_t sequence)'),
+    width: llama.func('int32_t llama_model_n_embd(void *model)'),
+    classes: llama.func('uint32_t llama_model_n_cls_out(void *model)'),
     quantizeDefaults: llama.func('llama_model_quantize_params llama_model_quantize_default_params()'),
     quantize: llama.func(
       'uint32_t llama_model_quantize(const char *input, const char *output, const llama_model_quantize_params *params)',

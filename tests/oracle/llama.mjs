@@ -13,14 +13,15 @@ let model = null
 let context = null
 let vocab = null
 
-function open(path) {
+function open({ path, embeddings = false, vocabularyOnly = false }) {
   close()
-  model = api.loadModel(path, { ...api.modelDefaults(), n_gpu_layers: 0 })
+  model = api.loadModel(path, { ...api.modelDefaults(), n_gpu_layers: 0, vocab_only: vocabularyOnly })
   if (model === null) throw new Error(`llama.cpp refuses ${path}`)
   vocab = api.vocab(model)
+  if (vocabularyOnly) return { vocabSize: api.vocabSize(vocab) }
   const params = api.contextDefaults()
   Object.assign(params, { n_ctx: CONTEXT, n_batch: CONTEXT, n_ubatch: CONTEXT, n_threads: 2, n_threads_batch: 2 })
-  Object.assign(params, { flash_attn_type: 0, type_k: F32, type_v: F32, no_perf: true })
+  Object.assign(params, { flash_attn_type: 0, type_k: F32, type_v: F32, no_perf: true, embeddings })
   context = api.newContext(model, params)
   if (context === null) throw new Error('llama.cpp made no context')
   return { vocabSize: api.vocabSize(vocab) }
@@ -41,8 +42,8 @@ function tokenize({ text, addSpecial, parseSpecial }) {
   return Array.from(tokens.subarray(0, count))
 }
 
-/** Runs tokens from position `past` on and returns the logits of all of them, [tokens, vocabulary]. */
-function run(ids, past) {
+/** Runs tokens from position `past` on and returns what `read` makes of it. */
+function withBatch(ids, past, step, read) {
   const { koffi } = api
   const batch = api.batchInit(ids.length, 0, 1)
   try {
@@ -57,13 +58,38 @@ function run(ids, past) {
     const sequences = koffi.decode(batch.seq_id, koffi.array('void *', ids.length))
     for (const pointer of sequences) koffi.encode(pointer, 'int32_t', 0)
     koffi.encode(batch.logits, koffi.array('int8_t', ids.length), new Int8Array(ids.length).fill(1))
-    const status = api.decode(context, batch)
-    if (status !== 0) throw new Error(`llama_decode gave ${status}`)
-    const size = api.vocabSize(vocab)
-    return Float32Array.from(koffi.decode(api.logits(context), koffi.array('float', ids.length * size, 'Typed')))
+    const status = step(context, batch)
+    if (status !== 0) throw new Error(`llama.cpp gave ${status} for a batch`)
+    return read(koffi)
   } finally {
     api.batchFree(batch)
   }
+}
+
+function floats(pointer, count) {
+  return Float32Array.from(api.koffi.decode(pointer, api.koffi.array('float', count, 'Typed')))
+}
+
+/** Runs tokens from position `past` on and returns the logits of all of them, [tokens, vocabulary]. */
+function run(ids, past) {
+  return withBatch(ids, past, api.decode, () => floats(api.logits(context), ids.length * api.vocabSize(vocab)))
+}
+
+/** What a classifier makes of a text, [classes]. */
+function classify({ ids }) {
+  return withBatch(ids, 0, api.encode, () => floats(api.sequenceEmbeddings(context, 0), api.classes(model)))
+}
+
+/** The hidden states of an encoder, [tokens, width]. */
+function encode({ ids }) {
+  return withBatch(ids, 0, api.encode, () => floats(api.embeddings(context), ids.length * api.width(model)))
+}
+
+/** Runs an encoder and then its decoder over tokens of their own: logits, [decoder tokens, vocabulary]. */
+function translate({ ids, decoderIds }) {
+  withBatch(ids, 0, api.encode, () => null)
+  api.clearMemory(api.memory(context), true)
+  return run(decoderIds, 0)
 }
 
 function logits(ids) {
@@ -85,7 +111,10 @@ function greedy(ids, count) {
 }
 
 const OPS = {
-  open: ({ path }) => open(path),
+  open,
+  classify,
+  encode,
+  translate,
   tokenize,
   logits: ({ ids }) => logits(ids),
   greedy: ({ ids, count }) => greedy(ids, count),

@@ -15,13 +15,26 @@ export interface Judge {
   logits(ids: readonly number[]): Promise<Float32Array>
   /** The `count` likeliest next tokens, one after the other. */
   greedy(ids: readonly number[], count: number): Promise<number[]>
+  /** What a classifier makes of a text, [classes]. */
+  classify(ids: readonly number[]): Promise<Float32Array>
+  /** The hidden states of an encoder, [ids, width]. */
+  encode(ids: readonly number[]): Promise<Float32Array>
+  /** Logits of an encoder-decoder, [decoderIds, vocabulary]. */
+  translate(ids: readonly number[], decoderIds: readonly number[]): Promise<Float32Array>
   close(): Promise<void>
 }
 
 type Reply = { readonly id: number; readonly value?: unknown; readonly error?: string }
 
+export interface JudgeOptions {
+  /** Hidden states and classes instead of logits. */
+  readonly embeddings?: boolean
+  /** Only the tokenizer: for files without weights. */
+  readonly vocabularyOnly?: boolean
+}
+
 /** Loads a GGUF file in a process of its own. Rejects with what llama.cpp logged if it refuses the file. */
-export async function judge(ggufPath: string): Promise<Judge> {
+export async function judge(ggufPath: string, options: JudgeOptions = {}): Promise<Judge> {
   const child = fork(path.join(import.meta.dirname, 'llama.mjs'), {
     serialization: 'advanced',
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
@@ -29,12 +42,15 @@ export async function judge(ggufPath: string): Promise<Judge> {
   })
   const { call, close } = channel(child)
   try {
-    const { vocabSize } = (await call('open', { path: ggufPath })) as { vocabSize: number }
+    const { vocabSize } = (await call('open', { path: ggufPath, ...options })) as { vocabSize: number }
     return {
       vocabSize,
       tokenize: async (text) => (await call('tokenize', { text, addSpecial: true, parseSpecial: true })) as number[],
       logits: async (ids) => (await call('logits', { ids })) as Float32Array,
       greedy: async (ids, count) => (await call('greedy', { ids, count })) as number[],
+      classify: async (ids) => (await call('classify', { ids })) as Float32Array,
+      encode: async (ids) => (await call('encode', { ids })) as Float32Array,
+      translate: async (ids, decoderIds) => (await call('translate', { ids, decoderIds })) as Float32Array,
       close,
     }
   } catch (error) {

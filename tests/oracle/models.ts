@@ -43,3 +43,22 @@ export function readReference(model: string): readonly Reference[] {
 export function evaluationText(): string {
   return readFileSync(path.join(MODELS, '../text/eval.txt'), 'utf8')
 }
+
+/** The tensors of a model's reference.safetensors by name: floats, and integers as numbers. */
+export function readReferenceTensors(model: string): ReadonlyMap<string, { shape: number[]; values: number[] }> {
+  const file = readFileSync(path.join(MODELS, model, 'reference.safetensors'))
+  const headerBytes = Number(file.readBigUInt64LE(0))
+  const header = JSON.parse(file.toString('utf8', 8, 8 + headerBytes)) as Record<
+    string,
+    { dtype: string; shape: number[]; data_offsets: [number, number] }
+  >
+  const tensors = Object.entries(header).filter(([name]) => name !== '__metadata__')
+  return new Map(
+    tensors.map(([name, { dtype, shape, data_offsets: offsets }]) => {
+      const [start, end] = offsets.map((offset) => 8 + headerBytes + offset)
+      const { buffer } = Uint8Array.prototype.slice.call(file, start, end)
+      const values = dtype === 'F32' ? [...new Float32Array(buffer)] : [...new BigInt64Array(buffer)].map(Number)
+      return [name, { shape, values }]
+    }),
+  )
+}

@@ -1,0 +1,56 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { Api } from '../../src/api/api.ts'
+import { convertByProduct, productApi, temporaryFolder } from './gguf-files.ts'
+import { judge, noLlama } from './llama.ts'
+import { noModels, readReferenceTensors } from './models.ts'
+
+const reason = noLlama ?? noModels
+
+function largestDifference(found: ArrayLike<number>, expected: ArrayLike<number>): number {
+  expect(found.length).toBe(expected.length)
+  return Math.max(...Array.from(found, (value, index) => Math.abs(value - expected[index]!)))
+}
+
+describe.skipIf(reason !== null)(`encoders as llama.cpp runs them${reason === null ? '' : ` (${reason})`}`, () => {
+  let folder: Awaited<ReturnType<typeof temporaryFolder>>
+  let api: Api
+  beforeAll(async () => {
+    folder = await temporaryFolder()
+    api = productApi()
+  })
+  afterAll(async () => {
+    await api.close()
+    await folder.remove()
+  })
+
+  test('bert: the classifier gives the logits of the class, through its pooler', async () => {
+    const reference = readReferenceTensors('bert')
+    const llama = await judge(await convertByProduct(api, 'bert', 'f32', folder.path), { embeddings: true })
+    try {
+      const found = await llama.classify(reference.get('in.input_ids')!.values)
+      expect(largestDifference(found, reference.get('out.logits')!.values)).toBeLessThan(1e-3)
+    } finally {
+      await llama.close()
+    }
+  })
+
+  test('t5: hidden states of the encoder, logits of the decoder', async () => {
+    const reference = readReferenceTensors('t5')
+    const file = await convertByProduct(api, 't5', 'f32', folder.path)
+    const ids = reference.get('in.input_ids')!.values
+    const llama = await judge(file)
+    try {
+      const found = await llama.translate(ids, reference.get('in.decoder_input_ids')!.values)
+      expect(largestDifference(found, reference.get('out.logits')!.values)).toBeLessThan(1e-3)
+    } finally {
+      await llama.close()
+    }
+    const encoder = await judge(file, { embeddings: true })
+    try {
+      const states = await encoder.encode(ids)
+      expect(largestDifference(states, reference.get('out.encoder_last_hidden_state')!.values)).toBeLessThan(1e-3)
+    } finally {
+      await encoder.close()
+    }
+  })
+})
