@@ -61,6 +61,8 @@ export interface PicklePersistent {
 export interface PicklePolicy {
   /** Whether calling this is known to be harmless data (`torch._utils._rebuild_tensor_v2`): it becomes a record. */
   readonly calls: (module: string, name: string) => boolean
+  /** The class that a persistent id stands for (PyTorch's old format keeps their source that way); none if absent. */
+  readonly classOf?: (id: PickleValue) => PickleGlobal | null
 }
 
 export interface PickleResult {
@@ -491,8 +493,9 @@ class Machine {
   }
 
   #new(callee: PickleValue, args: readonly PickleValue[]): void {
-    if (!isGlobal(callee)) throw this.#malformed('it makes an instance of what is no class')
-    this.#push({ kind: 'call', how: 'new', callee, args, state: null, items: [], entries: [] })
+    const known = isPersistent(callee) ? (this.#policy.classOf?.(callee.id) ?? null) : callee
+    if (!isGlobal(known)) throw this.#malformed('it makes an instance of what is no class')
+    this.#push({ kind: 'call', how: 'new', callee: known, args, state: null, items: [], entries: [] })
   }
 
   #append(items: readonly PickleValue[]): void {

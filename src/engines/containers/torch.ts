@@ -95,6 +95,11 @@ const ENUM_MODULES = /^(?:megatron|transformers|transformer_engine|nemo|torch\.d
 export const torchPolicy: PicklePolicy = {
   calls: (module, name) =>
     CALLS.has(`${module}.${name}`) || BUILTIN.test(module) || (ENUM_MODULES.test(module) && /^[A-Z]\w*$/.test(name)),
+  // ('module', class, source file, source)
+  classOf(id) {
+    const [tag, known] = isSequence(id) ? id.items : []
+    return tag === 'module' && isGlobal(known) ? known : null
+  },
 }
 
 /**
@@ -219,13 +224,13 @@ function namedTensors(root: PickleValue, file: string): readonly (readonly [stri
     }
     for (const [key, item] of member('_modules')) if (item !== null) visit(item, `${prefix}${String(key)}.`, depth + 1)
   }
-  let at = root
-  for (const name of ['', ...WRAPPERS]) {
-    const entries = entriesOf(name === '' ? at : entriesOf(root).findLast(([key]) => key === name)?.[1])
-    for (const [key, item] of entries) if (isTensor(item)) found.push([String(key), item])
-    if (found.length > 0) return found
-    at = name === '' ? root : (entriesOf(root).findLast(([key]) => key === name)?.[1] ?? null)
-    if (isCall(at)) visit(at, '', 0)
+  const inside = entriesOf(root)
+  const candidates = WRAPPERS.map((name) => inside.findLast(([key]) => key === name)?.[1] ?? null)
+  for (const candidate of [...candidates, root]) {
+    for (const [key, item] of entriesOf(candidate)) {
+      if (typeof key === 'string' && isTensor(item)) found.push([key, item])
+    }
+    if (isCall(candidate)) visit(candidate, '', 0)
     if (found.length > 0) return found
   }
   return found
