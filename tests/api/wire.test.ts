@@ -119,7 +119,7 @@ afterEach(async () => {
 describe('data', () => {
   test('formats, inspection, targets and plan cross whole', async () => {
     const { wire } = current
-    expect((await wire.formats()).map(({ id }) => id)).toEqual(['huggingface', 'gguf'])
+    expect((await wire.formats()).map(({ id }) => id)).toEqual(expect.arrayContaining(['huggingface', 'gguf']))
     expect(await wire.inspect(ANYWHERE)).toMatchObject({ className: 'LlamaForCausalLM', layers: 2 })
     const targets = await wire.targets(ANYWHERE)
     expect(targets.map(({ title }) => title)).toContain('Q4_K_M')
