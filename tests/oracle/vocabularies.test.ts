@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { openPath } from '../../companion/bytes.ts'
 import type { Json } from '../../src/core/json.ts'
 import { readGguf } from '../../src/engines/containers/gguf/reader.ts'
+import type { GgufValue } from '../../src/engines/containers/gguf/types.ts'
 import { readTokenizer } from '../../src/engines/gguf/read-tokenizer.ts'
 import { tokenizerMetadata } from '../../src/engines/gguf/tokenizer.ts'
 import { fingerprint } from '../../src/engines/hf/fingerprint.ts'
@@ -56,6 +57,29 @@ function cases(name: string): { text: string; ids: number[] }[] {
   return texts.map((text, index) => ({ text, ids: lines[index]!.split(' ').filter(Boolean).map(Number) }))
 }
 
+function values(metadata: ReadonlyMap<string, GgufValue>, key: string): unknown {
+  const value = metadata.get(`tokenizer.ggml.${key}`)
+  return value?.type === 'array' ? Array.from(value.value as ArrayLike<unknown>) : value
+}
+
+/** Texts of the corpus of which the two make different ids, and which of them is to blame. */
+const EXCEPTIONS: Readonly<Record<string, readonly { why: string; of: RegExp }[]>> = {
+  'bert-bge': [
+    { why: 'BERT takes words of more than 100 characters for unknown; llama.cpp has no such bound', of: /\S{101}/ },
+    // only where the letters around are in the vocabulary: of others the whole word is unknown
+    {
+      why: 'BERT strips marks of the category Mn; llama.cpp all marks (Mc of Devanagari, the keycap)',
+      of: /\p{Me}|[\u0903\u093e-\u0940\u0949-\u094c]/u,
+    },
+    { why: 'llama.cpp keeps the first letter of what a syllable is decomposed into', of: /\p{Script=Hangul}/u },
+    {
+      why: 'JavaScript lowercases the last sigma of a word to ς, the tokenizers library and llama.cpp to σ',
+      of: /Σ(?!\p{L})/u,
+    },
+  ],
+  'phi-3': [{ why: 'llama.cpp drops spaces after special tokens in a model called Phi-3', of: /<(?:unk|\/s)> / }],
+}
+
 describe.skipIf(reason !== null)(`real vocabularies${reason === null ? '' : ` (${reason})`}`, () => {
   test.each(NAMES)('%s: the tokenizer.json made from it gives the ids expected', async (name) => {
     const { tokenizer, config } = await rebuilt(name)
@@ -71,7 +95,7 @@ describe.skipIf(reason !== null)(`real vocabularies${reason === null ? '' : ` ($
     const { metadata, tokenizer } = await readVocabulary(name)
     const written = tokenizerMetadata(tokenizer, tokenizer.tokens.length, null).metadata
     for (const key of ['model', 'tokens', 'merges', 'token_type'])
-      expect(written.get(`tokenizer.ggml.${key}`), key).toEqual(metadata.get(`tokenizer.ggml.${key}`))
+      expect(values(written, key), key).toEqual(values(metadata, key))
   })
 
   test.each([...FINGERPRINTS])('%s: its check string has the digest that llama.cpp knows', async (name, digest) => {
@@ -90,9 +114,9 @@ describe.skipIf(reason !== null)(`real vocabularies${reason === null ? '' : ` ($
         for (const text of CORPUS) {
           const found = encoder.encode(text).ids
           const ids = await llama.tokenize(text)
-          if (found.join() !== ids.join()) differ.push({ text, found, ids })
+          const excepted = (EXCEPTIONS[name] ?? []).some(({ of }) => of.test(text))
+          if ((found.join() === ids.join()) === excepted) differ.push({ text, excepted, found, ids })
         }
-        console.log(name, differ.length, JSON.stringify(differ.slice(0, 8)))
         expect(differ).toEqual([])
       } finally {
         await llama.close()

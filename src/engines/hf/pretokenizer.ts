@@ -166,11 +166,17 @@ export function preTokenizerJson(name: string): PreTokenizerJson | null {
   }
 }
 
+const DIGIT_PATTERNS: ReadonlyMap<string, string> = new Map([
+  [DIGIT_STEP, String.raw`\p{N}`],
+  [DIGITS_STEP, String.raw`\p{N}+`],
+])
+
 /** The step of a description; null for one that is not written. */
 function stepJson(step: string): JsonObject | null {
   const json = (type: string, ...fields: readonly (readonly [string, Json])[]): JsonObject =>
     new Map<string, Json>([['type', type], ...fields])
-  const regex = /^split \/(.*)\/$/su.exec(step)?.[1]
+  // what Digits does, spelled out: not all of its implementations count ½ among them
+  const regex = DIGIT_PATTERNS.get(step) ?? /^split \/(.*)\/$/su.exec(step)?.[1]
   if (regex !== undefined) {
     return json('Split', ['pattern', new Map([['Regex', regex]])], ['behavior', 'Isolated'], ['invert', false])
   }
@@ -178,9 +184,6 @@ function stepJson(step: string): JsonObject | null {
     case GPT2_STEP:
     case BYTES_STEP:
       return json('ByteLevel', ['add_prefix_space', false], ['trim_offsets', true], ['use_regex', step === GPT2_STEP])
-    case DIGIT_STEP:
-    case DIGITS_STEP:
-      return json('Digits', ['individual_digits', step === DIGIT_STEP])
     case 'punctuation contiguous':
       return json('Punctuation', ['behavior', 'Contiguous'])
     default:
@@ -230,6 +233,8 @@ function describeStep(step: JsonObject): string {
       // "Removed, inverted" keeps the matches and drops what is between them: nothing, where they cover the text
       const covers = typeof regex === 'string' && regex.endsWith(String.raw`|\s+(?!\S)|\s+`)
       const isolated = (behavior === 'Isolated' && !invert) || (behavior === 'Removed' && invert && covers)
+      const digits = [...DIGIT_PATTERNS].find(([, pattern]) => pattern === regex)?.[0]
+      if (isolated && digits !== undefined) return digits
       return `split ${text}${isolated ? '' : ` ${String(behavior)}${invert ? ' inverted' : ''}`}`
     }
     case 'ByteLevel': {
