@@ -1,0 +1,112 @@
+/**
+ * The parameters of mlx-lm's model classes, from its own sources: what a strict loader expects, with their shapes. Each
+ * `L` is a Linear, `E` an Embedding, `S` a SwitchLinear (all of which quantise), `N` a norm.
+ */
+import { quantOf, type Config, type Stored } from './naive.ts'
+
+type Kind = 'L' | 'E' | 'S' | 'N'
+type Module = readonly [path: string, kind: Kind, shape: readonly number[], bias?: boolean]
+
+const number = (config: Config, key: string, fallback?: number): number => {
+  const value = config[key] ?? fallback
+  if (typeof value !== 'number') throw new Error(`mlx-lm wants a number ${key}`)
+  return value
+}
+
+/** Keys that the class has no default for. */
+const REQUIRED: Record<string, readonly string[]> = {
+  llama: ['hidden_size', 'num_hidden_layers', 'intermediate_size', 'num_attention_heads', 'rms_norm_eps', 'vocab_size'],
+  qwen2: ['num_key_value_heads', 'rms_norm_eps'],
+  qwen3: ['num_key_value_heads', 'max_position_embeddings', 'rope_theta', 'head_dim', 'tie_word_embeddings'],
+  gemma2: ['head_dim', 'num_key_value_heads', 'rms_norm_eps'],
+  gpt2: ['n_ctx', 'n_embd', 'n_head', 'n_layer', 'n_positions', 'layer_norm_epsilon', 'vocab_size'],
+  minicpm: ['dim_model_base', 'num_key_value_heads', 'scale_depth', 'scale_emb', 'rms_norm_eps'],
+  granite: ['logits_scaling', 'attention_multiplier', 'embedding_multiplier', 'residual_multiplier', 'rope_theta'],
+}
+
+export function mlxModules(config: Config): readonly Module[] {
+  const type = config['model_type'] === 'mistral' ? 'llama' : String(config['model_type'])
+  for (const key of REQUIRED[type] ?? []) if (config[key] === undefined) throw new Error(`${type} lacks ${key}`)
+  if (type === 'gpt2') return gpt2Modules(config)
+  const hidden = number(config, 'hidden_size')
+  const layers = number(config, 'num_hidden_layers')
+  const heads = number(config, 'num_attention_heads')
+  const kv = number(config, 'num_key_value_heads', heads)
+  const head = number(config, 'head_dim', hidden / heads)
+  const inner = number(config, 'intermediate_size')
+  const vocabulary = number(config, 'vocab_size')
+  const modules: Module[] = [['model.embed_tokens', 'E', [vocabulary, hidden]]]
+  for (let i = 0; i < layers; i++) {
+    const at = `model.layers.${i}`
+    const qkv = type === 'qwen2'
+    if (type === 'phi3') {
+      modules.push([`${at}.self_attn.qkv_proj`, 'L', [(heads + 2 * kv) * head, hidden]])
+    } else {
+      modules.push([`${at}.self_attn.q_proj`, 'L', [heads * head, hidden], qkv])
+      modules.push([`${at}.self_attn.k_proj`, 'L', [kv * head, hidden], qkv])
+      modules.push([`${at}.self_attn.v_proj`, 'L', [kv * head, hidden], qkv])
+    }
+    modules.push([`${at}.self_attn.o_proj`, 'L', [hidden, heads * head]])
+    if (type === 'qwen3') {
+      modules.push([`${at}.self_attn.q_norm`, 'N', [head]], [`${at}.self_attn.k_norm`, 'N', [head]])
+    }
+    if (type === 'mixtral') {
+      const experts = number(config, 'num_local_experts', 8)
+      modules.push([`${at}.block_sparse_moe.gate`, 'L', [experts, hidden]])
+      modules.push([`${at}.block_sparse_moe.switch_mlp.gate_proj`, 'S', [experts, inner, hidden]])
+      modules.push([`${at}.block_sparse_moe.switch_mlp.up_proj`, 'S', [experts, inner, hidden]])
+      modules.push([`${at}.block_sparse_moe.switch_mlp.down_proj`, 'S', [experts, hidden, inner]])
+    } else if (type === 'phi3') {
+      modules.push([`${at}.mlp.gate_up_proj`, 'L', [2 * inner, hidden]], [`${at}.mlp.down_proj`, 'L', [hidden, inner]])
+    } else {
+      modules.push([`${at}.mlp.gate_proj`, 'L', [inner, hidden]])
+      modules.push([`${at}.mlp.down_proj`, 'L', [hidden, inner]])
+      modules.push([`${at}.mlp.up_proj`, 'L', [inner, hidden]])
+    }
+    const norms = ['input_layernorm', 'post_attention_layernorm']
+    if (type === 'gemma2') norms.push('pre_feedforward_layernorm', 'post_feedforward_layernorm')
+    for (const norm of norms) modules.push([`${at}.${norm}`, 'N', [hidden]])
+  }
+  modules.push(['model.norm', 'N', [hidden]])
+  // llama, qwen2, granite: True if config.json does not say; the others False
+  const tied = config['tie_word_embeddings'] ?? ['llama', 'qwen2', 'granite'].includes(type)
+  if (type === 'minicpm' && tied === true)
+    throw new Error('the loader adds a head that a tied MiniCPM has no place for')
+  if (type !== 'gemma2' && tied !== true) modules.push(['lm_head', 'L', [vocabulary, hidden]])
+  return modules
+}
+
+function gpt2Modules(config: Config): readonly Module[] {
+  const width = number(config, 'n_embd')
+  const modules: Module[] = [
+    ['model.wte', 'E', [number(config, 'vocab_size'), width]],
+    ['model.wpe', 'E', [number(config, 'n_positions'), width]],
+  ]
+  for (let i = 0; i < number(config, 'n_layer'); i++) {
+    const at = `model.h.${i}`
+    modules.push([`${at}.attn.c_attn`, 'L', [3 * width, width], true], [`${at}.attn.c_proj`, 'L', [width, width], true])
+    modules.push([`${at}.mlp.c_fc`, 'L', [4 * width, width], true], [`${at}.mlp.c_proj`, 'L', [width, 4 * width], true])
+    modules.push([`${at}.ln_1`, 'N', [width], true], [`${at}.ln_2`, 'N', [width], true])
+  }
+  return [...modules, ['model.ln_f', 'N', [width], true]]
+}
+
+/** What the loader compares the weights with: names and shapes, quantised by its own rule. */
+export function strictNames(config: Config, tensors: ReadonlyMap<string, Stored>): Map<string, readonly number[]> {
+  const names = new Map<string, readonly number[]>()
+  for (const [path, kind, shape, bias = false] of mlxModules(config)) {
+    const quant = kind === 'N' ? null : quantOf(config, path, tensors)
+    if (quant === null) names.set(`${path}.weight`, shape)
+    else {
+      const rows = shape.slice(0, -1)
+      const columns = shape.at(-1)!
+      if (columns % quant.group_size !== 0)
+        throw new Error(`${path}: rows of ${columns} in groups of ${quant.group_size}`)
+      names.set(`${path}.weight`, [...rows, (columns * quant.bits) / 32])
+      names.set(`${path}.scales`, [...rows, columns / quant.group_size])
+      if ((quant.mode ?? 'affine') === 'affine') names.set(`${path}.biases`, [...rows, columns / quant.group_size])
+    }
+    if (bias) names.set(`${path}.bias`, [shape.length === 1 ? shape[0]! : shape.at(-2)!])
+  }
+  return names
+}
