@@ -1,6 +1,6 @@
 import { basename, resolve } from 'node:path'
 import type { Api } from '../../src/api/api.ts'
-import type { ConvertRequest } from '../../src/api/wire.ts'
+import type { ConvertRequest, FormatInfo } from '../../src/api/wire.ts'
 import { readFile } from '../../src/core/bytes.ts'
 import { AppError } from '../../src/core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../src/core/option.ts'
@@ -12,6 +12,7 @@ import { inputPlace, outputPlace, parseArguments, type FlagSpec } from '../argum
 import { openPath } from '../bytes.ts'
 import type { Command, Terminal } from '../main.ts'
 import { follow } from '../progress.ts'
+import { definitions } from '../text.ts'
 import { planText, reportText } from './convert-text.ts'
 import { apiFor, COMMON_FLAGS, helpText, MACHINE_FLAGS } from './options.ts'
 
@@ -52,9 +53,16 @@ Run again after an interruption, the same command goes on where it was.
 
 /** `modelconvert convert INPUT FORMAT`. */
 export const convertCommand: Command = async (args, terminal) => {
-  const specs = await allOptions(terminal)
+  const formats = await writtenFormats(terminal)
+  // the same option can mean different things to different formats
+  const named = formats.find(({ id }) => args.some((word) => formatId(word) === id)) ?? null
+  const specs = allOptions(formats, named)
   const { positionals, flags, options } = parseArguments(args, FLAGS, specs)
-  if (flags.has('help')) return terminal.stdout(helpText(USAGE, FLAGS, specs))
+  if (flags.has('help')) {
+    return terminal.stdout(
+      named === null ? helpText(`${USAGE}\n\n${summary(formats)}`, FLAGS, []) : helpText(USAGE, FLAGS, named.options),
+    )
+  }
   const [input, format, ...others] = positionals
   if (input === undefined || format === undefined || others.length > 0) {
     throw new AppError('bad-option', `convert takes INPUT and FORMAT, and got ${positionals.length} words`, {
@@ -135,11 +143,28 @@ async function inFolder(api: Api, request: ConvertRequest, input: string): Promi
   return { ...request, name: `${model}-${request.target}` }
 }
 
-async function allOptions(terminal: Terminal): Promise<readonly OptionSpec[]> {
-  const api = apiFor(terminal, new Map())
+async function writtenFormats(terminal: Terminal): Promise<readonly FormatInfo[]> {
+  return (await apiFor(terminal, new Map()).formats()).filter(({ writes }) => writes)
+}
+
+/** Every option of every format; where several have the name, that of the format at hand. */
+function allOptions(formats: readonly FormatInfo[], named: FormatInfo | null): readonly OptionSpec[] {
   const all = new Map<string, OptionSpec>()
-  for (const { options } of await api.formats()) for (const spec of options) all.set(spec.name, spec)
+  for (const { options } of named === null ? formats : [...formats, named]) {
+    for (const spec of options) all.set(spec.name, spec)
+  }
   return [...all.values()]
+}
+
+/** The formats with the names of their options. */
+function summary(formats: readonly FormatInfo[]): string {
+  const rows = formats.map(({ id, options }): [string, string] => [
+    id,
+    options.map(({ name }) => `--${name}`).join(' '),
+  ])
+  const [first] = formats
+  const more = first === undefined ? '' : `\n\n  modelconvert convert ${first.id} --help              what they mean`
+  return `FORMAT, and the options that it has:\n\n${definitions(rows)}${more}`
 }
 
 /** Ctrl-C stops and keeps what was written; a second one ends the process at once. */

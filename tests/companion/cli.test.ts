@@ -56,7 +56,14 @@ describe('help', () => {
       for (const line of own.stdout.split('\n')) expect(line.length, line).toBeLessThanOrEqual(100)
     }
     const { stdout } = await run('convert', '--help')
-    for (const word of ['--quant', 'q4_k_m', '-o, --output', '--dry-run']) expect(stdout).toContain(word)
+    for (const word of ['--quant', '-o, --output', '--dry-run']) expect(stdout).toContain(word)
+  })
+
+  test('a format has its own help, with its own choices', async () => {
+    const [gguf, hf] = await Promise.all([run('convert', 'gguf', '--help'), run('convert', 'x', 'hf', '--help')])
+    for (const word of ['--quant TYPE', 'q4_k_m', '--dry-run']) expect(gguf.stdout).toContain(word)
+    expect(hf.stdout).not.toContain('q4_k_m')
+    for (const line of gguf.stdout.split('\n')) expect(line.length, line).toBeLessThanOrEqual(100)
   })
 
   test('--version', async () => {
