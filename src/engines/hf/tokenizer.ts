@@ -92,6 +92,8 @@ export async function readTokenizer(folder: Folder, model: ModelFiles, config: M
 class FileReader {
   readonly #folder: Folder
   readonly #model: ModelFiles
+  /** What was read: two readers may want the same file. */
+  readonly #kept = new Map<string, Uint8Array>()
 
   constructor(folder: Folder, model: ModelFiles) {
     this.#folder = folder
@@ -107,7 +109,10 @@ class FileReader {
   }
 
   async bytes(name: string, limit = MAX_TOKENIZER_BYTES): Promise<Uint8Array | null> {
-    return this.has(name) ? readFile(this.#folder, this.path(name), limit) : null
+    if (!this.has(name)) return null
+    const bytes = this.#kept.get(name) ?? (await readFile(this.#folder, this.path(name), limit))
+    this.#kept.set(name, bytes)
+    return bytes
   }
 
   async json(name: string): Promise<JsonObject | null> {

@@ -101,6 +101,12 @@ export function unigramOfJson(json: JsonObject, model: JsonObject, file: string)
 }
 
 function unigramNormalizer(json: JsonObject): { readonly normalizer: TextNormalizer } | Unsupported {
+  const splitters = steps(json.get('pre_tokenizer')).map((step) => String(step.get('type')))
+  const other = splitters.find((type) => type !== 'Metaspace' && type !== 'WhitespaceSplit')
+  if (other !== undefined || !splitters.includes('Metaspace'))
+    return {
+      unsupported: `a Unigram tokenizer ${other === undefined ? 'without Metaspace' : `with the pre-tokenizer ${other}`}`,
+    }
   let charsmap: Uint8Array | undefined
   let removeExtraSpaces = steps(json.get('pre_tokenizer')).some((step) => step.get('type') === 'WhitespaceSplit')
   for (const step of steps(json.get('normalizer'))) {

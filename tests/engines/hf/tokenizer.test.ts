@@ -331,6 +331,117 @@ describe('chat templates', () => {
   })
 })
 
+describe('WordPiece', () => {
+  const VOCABULARY = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'the', '##s', 'cat']
+  const bert = (normalizer: object): object => ({
+    added_tokens: VOCABULARY.slice(0, 5).map((content, id) => ({ id, content, special: true })),
+    normalizer: { type: 'BertNormalizer', ...normalizer },
+    pre_tokenizer: { type: 'BertPreTokenizer' },
+    post_processor: null,
+    decoder: { type: 'WordPiece', prefix: '##' },
+    model: {
+      type: 'WordPiece',
+      unk_token: '[UNK]',
+      continuing_subword_prefix: '##',
+      vocab: Object.fromEntries(VOCABULARY.map((text, id) => [text, id])),
+    },
+  })
+  const special = { sep_token: '[SEP]', cls_token: '[CLS]', mask_token: '[MASK]', pad_token: '[PAD]' }
+
+  it('of tokenizer.json: marks, flags and special tokens', async () => {
+    const flags = { lowercase: false, strip_accents: null, handle_chinese_chars: true }
+    const files = edit(edit(tiny, TOKENIZER, bert(flags)), CONFIG, special)
+    const { tokenizer } = await openFiles(files)
+    expect(tokenizer!.kind).toBe('wordpiece')
+    expect(tokenizer!.normalizer).toEqual({ lowercase: false, stripAccents: false, splitIdeographs: true })
+    expect(tokenizer!.tokens.slice(0, 8).map(({ text }) => text)).toEqual(VOCABULARY)
+    expect(tokenizer!.tokens.slice(0, 8).map(({ type }) => type)).toEqual([
+      'control',
+      'unknown',
+      'control',
+      'control',
+      'control',
+      'normal',
+      'normal',
+      'normal',
+    ])
+    expect(tokenizer!.ids).toMatchObject({ pad: 0, unknown: 1, cls: 2, sep: 3, mask: 4 })
+  })
+
+  it('of vocab.txt, with the flags of its configuration', async () => {
+    const files = { ...without(tiny, TOKENIZER), 'vocab.txt': utf8(`${VOCABULARY.join('\n')}\n`) }
+    const { tokenizer } = await openFiles(
+      edit(files, CONFIG, { ...special, do_lower_case: true, strip_accents: false }),
+    )
+    expect(tokenizer!.kind).toBe('wordpiece')
+    expect(tokenizer!.normalizer).toEqual({ lowercase: true, stripAccents: false, splitIdeographs: true })
+    expect(tokenizer!.tokens[2]).toEqual({ text: '[CLS]', type: 'control', score: 0 })
+    expect(tokenizer!.ids).toMatchObject({ cls: 2, sep: 3 })
+  })
+
+  it('of a vocab.txt with a word twice is malformed', async () => {
+    const files = { ...without(tiny, TOKENIZER), 'vocab.txt': utf8('a\nb\na\n') }
+    await expect(openFiles(files)).rejects.toMatchObject({ code: 'malformed' })
+  })
+})
+
+describe('Unigram', () => {
+  const unigram = (changes: object): object => ({
+    added_tokens: [{ id: 1, content: '</s>', special: true }],
+    normalizer: { type: 'Precompiled', precompiled_charsmap: 'AQIDBA==' },
+    pre_tokenizer: { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always' },
+    post_processor: null,
+    decoder: null,
+    model: {
+      type: 'Unigram',
+      unk_id: 0,
+      vocab: [
+        ['<unk>', 0],
+        ['</s>', 0],
+        ['▁a', -1.5],
+      ],
+    },
+    ...changes,
+  })
+
+  it('has scores, a table and flags', async () => {
+    const { tokenizer } = await openFiles(edit(tiny, TOKENIZER, unigram({})))
+    expect(tokenizer).toMatchObject({ kind: 'unigram', addSpacePrefix: true })
+    expect(tokenizer!.normalizer).toEqual({ removeExtraSpaces: false, charsmap: Uint8Array.of(1, 2, 3, 4) })
+    expect(tokenizer!.tokens.slice(0, 3)).toEqual([
+      { text: '<unk>', type: 'unknown', score: 0 },
+      { text: '</s>', type: 'control', score: 0 },
+      { text: '▁a', type: 'normal', score: -1.5 },
+    ])
+  })
+
+  it('that splits at spaces first has no runs of them', async () => {
+    const metaspace = { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always' }
+    const pre_tokenizer = { type: 'Sequence', pretokenizers: [{ type: 'WhitespaceSplit' }, metaspace] }
+    const { tokenizer } = await openFiles(edit(tiny, TOKENIZER, unigram({ pre_tokenizer })))
+    expect(tokenizer!.normalizer).toMatchObject({ removeExtraSpaces: true })
+  })
+})
+
+describe('fill in the middle', () => {
+  it('has ids of its own', async () => {
+    const texts = ['<|fim_prefix|>', '<|fim_suffix|>', '<|fim_middle|>', '<|fim_pad|>', '<|repo_name|>', '<|file_sep|>']
+    const { added_tokens: old } = rawOf(tiny)
+    // in the place of the last tokens: the embedding has no rows for more
+    const first = (jsonOf(tiny, 'config.json')['vocab_size'] as number) - texts.length
+    const added = texts.map((content, index) => ({ id: first + index, content, special: true }))
+    const { tokenizer } = await openFiles(edit(tiny, TOKENIZER, { added_tokens: [...old, ...added] }))
+    expect(tokenizer!.ids).toMatchObject({
+      fimPrefix: first,
+      fimSuffix: first + 1,
+      fimMiddle: first + 2,
+      fimPad: first + 3,
+      fimRepo: first + 4,
+      fimSeparator: first + 5,
+    })
+  })
+})
+
 describe('tokenizers that are not carried', () => {
   const unsupported = (checkpoint: Checkpoint): string => {
     expect(checkpoint.tokenizer).toBeNull()
@@ -354,7 +465,6 @@ describe('tokenizers that are not carried', () => {
   })
 
   it.each([
-    ['vocab.txt', utf8('[PAD]')],
     ['tekken.json', utf8('{}')],
     ['tokenizer.model', utf8('IQ== 0\nIg== 1\n')],
   ])('do not stop the model: %s', async (path, bytes) => {
