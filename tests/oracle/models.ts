@@ -18,7 +18,11 @@ export interface Reference {
 
 /** The reference of a model: reference.json with the logits of reference.safetensors. */
 export function readReference(model: string): readonly Reference[] {
-  const folder = path.join(MODELS, model)
+  return readReferenceAt(path.join(MODELS, model))
+}
+
+/** The reference in any folder. */
+export function readReferenceAt(folder: string): readonly Reference[] {
   const json = JSON.parse(readFileSync(path.join(folder, 'reference.json'), 'utf8')) as {
     prompts: { text: string; input_ids: number[]; greedy: number[] }[]
   }
