@@ -685,7 +685,10 @@ class Meter {
 
   folder(files: Files): Folder {
     const inner = memoryFolder(files)
-    const meter = this
+    const filled = (into: Uint8Array): void => {
+      this.largest = Math.max(this.largest, into.length)
+      this.measure()
+    }
     return {
       name: 'folder',
       list: () => inner.list(),
@@ -697,8 +700,7 @@ class Meter {
           modified: source.modified,
           close: () => source.close(),
           async read(offset, into, signal) {
-            meter.largest = Math.max(meter.largest, into.length)
-            meter.measure()
+            filled(into)
             await source.read(offset, into, signal)
           },
         }
@@ -743,16 +745,15 @@ async function findingsOf(folder: Folder, entry: string): Promise<Finding[]> {
 
 describe('hostile GGUF', { timeout: TIME_LIMIT }, () => {
   const evaluated = vi.fn()
-  const [realEval, RealFunction] = [globalThis.eval, globalThis.Function]
+  const RealFunction = globalThis.Function
 
   beforeAll(() => {
-    globalThis.eval = evaluated
-    globalThis.Function = new Proxy(RealFunction, { apply: evaluated, construct: evaluated })
+    vi.stubGlobal('eval', evaluated)
+    vi.stubGlobal('Function', new Proxy(RealFunction, { apply: evaluated, construct: evaluated }))
   })
 
   afterAll(() => {
-    globalThis.eval = realEval
-    globalThis.Function = RealFunction
+    vi.unstubAllGlobals()
     expect(evaluated).not.toHaveBeenCalled()
     expect(Object.keys(Object.prototype)).toEqual([])
   })
