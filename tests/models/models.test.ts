@@ -135,3 +135,88 @@ describe.each(IDS)('the description of %s', (id) => {
     expect(expectedTensors(architecture, config(id)).filter(({ hf }) => ignored(hf))).toEqual([])
   })
 })
+
+describe.each([
+  ['mixtral', 'MixtralForCausalLM'],
+  ['qwen2moe', 'Qwen2MoeForCausalLM'],
+  ['qwen3moe', 'Qwen3MoeForCausalLM'],
+  ['gemma2', 'Gemma2ForCausalLM'],
+  ['phi3', 'Phi3ForCausalLM'],
+  ['gpt2', 'GPT2LMHeadModel'],
+  ['bert', 'BertForSequenceClassification'],
+  ['bert', 'BertForMaskedLM'],
+  ['t5', 'T5ForConditionalGeneration'],
+  ['minicpm', 'MiniCPMForCausalLM'],
+  ['granite', 'GraniteForCausalLM'],
+])('%s as %s', (id, className) => {
+  it('is found by class, has each role and name once, and no empty axis', async () => {
+    const architecture = await architectureFor(className, 'x')
+    expect(architecture.id).toBe(id)
+    const facts = {
+      className,
+      experts: { count: 3, used: 2, intermediateSize: 5, sharedIntermediateSize: 9 },
+      decoder: { layers: 3, startId: 0 },
+      labels: ['a', 'b', 'c'],
+    }
+    const rows = expectedTensors(architecture, config(id, facts))
+    expect(new Set(rows.map(({ role }) => role)).size).toBe(rows.length)
+    expect(new Set(rows.map(({ hf }) => hf)).size).toBe(rows.length)
+    expect(rows.every(({ role, hf, aliases }) => ![role, hf, ...aliases].join('').includes('{'))).toBe(true)
+    expect(rows.every(({ shape }) => shape.length > 0 && shape.every((size) => size > 0))).toBe(true)
+  })
+})
+
+describe('what only some families have', () => {
+  it('experts, one set of rows each', async () => {
+    const experts = { count: 2, used: 1, intermediateSize: 11 }
+    const found = await shapes('mixtral', { experts, layers: 1 })
+    expect(found).toMatchObject({
+      'model.layers.0.block_sparse_moe.gate.weight': [2, 7],
+      'model.layers.0.block_sparse_moe.experts.0.w1.weight': [11, 7],
+      'model.layers.0.block_sparse_moe.experts.1.w2.weight': [7, 11],
+      'model.layers.0.block_sparse_moe.experts.1.w3.weight': [11, 7],
+    })
+    expect(Object.keys(found)).not.toContain('model.layers.0.mlp.gate_proj.weight')
+  })
+
+  it('fused projections: queries, keys and values in one matrix, gate and up in another', async () => {
+    expect(await shapes('phi3', { layers: 1 })).toMatchObject({
+      'model.layers.0.self_attn.qkv_proj.weight': [40, 7],
+      'model.layers.0.mlp.gate_up_proj.weight': [22, 7],
+    })
+  })
+
+  it('GPT-2 stores the transpose of what a role is', async () => {
+    const architecture = await architectureFor('gpt2', 'x')
+    const rows = expectedTensors(architecture, config('gpt2', { layers: 1, tied: true }))
+    const up = rows.find(({ role }) => role === 'blocks.0.mlp.up.weight')
+    expect(up).toMatchObject({ hf: 'transformer.h.0.mlp.c_fc.weight', shape: [11, 7], transposed: true })
+    expect(rows.filter(({ transposed }) => transposed)).toHaveLength(4)
+    expect(rows.some(({ role }) => role === 'lm_head.weight')).toBe(false)
+  })
+
+  it('T5: two stacks of their own depth, position biases in the first block of each, a gate if it is gated', async () => {
+    const decoder = { layers: 3, startId: 0 }
+    const plain = Object.keys(await shapes('t5', { decoder }))
+    expect(plain.filter((name) => name.includes('relative_attention_bias'))).toEqual([
+      'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight',
+      'decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight',
+    ])
+    expect(plain).toContain('decoder.block.2.layer.2.DenseReluDense.wi.weight')
+    expect(plain).not.toContain('encoder.block.2.layer.0.layer_norm.weight')
+    const gated = Object.keys(await shapes('t5', { decoder }, { feed_forward_proj: 'gated-gelu' }))
+    expect(gated).toContain('encoder.block.0.layer.1.DenseReluDense.wi_0.weight')
+    expect(gated).not.toContain('encoder.block.0.layer.1.DenseReluDense.wi.weight')
+  })
+
+  it('BERT: a bare model may lack its pooler, a classifier may not', async () => {
+    const architecture = await architectureFor('bert', 'x')
+    const pooler = (className: string) =>
+      expectedTensors(architecture, config('bert', { className, labels: ['a'] })).find(
+        ({ role }) => role === 'pooler.weight',
+      )
+    expect(pooler('BertModel')).toMatchObject({ optional: true })
+    expect(pooler('BertForSequenceClassification')).toMatchObject({ optional: false })
+    expect(pooler('BertForMaskedLM')).toBeUndefined()
+  })
+})
