@@ -13,7 +13,7 @@ const RULES: readonly { from: RegExp; may: readonly RegExp[] }[] = [
     from: /^src\/engines\/(?<room>[^/]+)\//,
     may: [
       /^src\/(core|models)\//,
-      /^src\/engines\/containers\//,
+      /^src\/engines\/(containers|transformers)\//,
       /^src\/engines\/engine\.ts$/,
       /^src\/engines\/ROOM\//,
     ],
@@ -40,12 +40,12 @@ const RULES: readonly { from: RegExp; may: readonly RegExp[] }[] = [
 
 /** Packages each room may name; rooms without an entry may name none. */
 const PACKAGES: readonly { from: RegExp; may: RegExp }[] = [
-  { from: /^src\/engines\/hf\/fingerprint\.ts$/, may: /^(@huggingface\/tokenizers|hash-wasm)$/ },
+  { from: /^src\/engines\/transformers\/fingerprint\.ts$/, may: /^(@huggingface\/tokenizers|hash-wasm)$/ },
   { from: /^src\/api\/transfer\.ts$/, may: /^comlink$/ },
   { from: /^src\/api\/browser\//, may: /^(comlink|hash-wasm|idb)$/ },
   { from: /^src\/ui\//, may: /^(svelte(\/.*)?|comlink|idb|virtual:pwa-register(\/.*)?|workbox-window)$/ },
   { from: /^src\/sw\//, may: /^workbox-/ },
-  { from: /^src\/engines\/hf\/fingerprint\.ts$/, may: /^(@huggingface\/tokenizers|hash-wasm)$/ },
+  { from: /^src\/engines\/transformers\/fingerprint\.ts$/, may: /^(@huggingface\/tokenizers|hash-wasm)$/ },
   { from: /^companion\//, may: /^node:/ },
 ]
 

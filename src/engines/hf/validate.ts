@@ -5,7 +5,8 @@ import { parseJsonObject, type Json } from '../../core/json.ts'
 import type { Finding } from '../../core/plan.ts'
 import { tensorBytes } from '../../core/tensor.ts'
 import { checkWeights } from '../containers/sample-weights.ts'
-import { GENERATION_CONFIG, loadModel, MAX_CONFIG_BYTES, type LoadedModel } from './open.ts'
+import { GENERATION_CONFIG, MAX_CONFIG_BYTES } from '../transformers/outline.ts'
+import { loadModel, type LoadedModel } from './open.ts'
 
 /** What opening takes with a warning, but a well-formed output does not have. */
 const FAULTS: ReadonlySet<string> = new Set(['index-incomplete', 'id-out-of-range', 'tensor-ignored'])

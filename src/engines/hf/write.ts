@@ -2,16 +2,14 @@
 import { requireArchitecture, type Checkpoint } from '../../core/checkpoint.ts'
 import { dtypeInfo, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
-import { formatJson, parseJson, isObject, type JsonObject } from '../../core/json.ts'
+import { parseJson, isObject } from '../../core/json.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
-import type { Finding, Plan, PlannedFile } from '../../core/plan.ts'
+import type { Finding, Plan } from '../../core/plan.ts'
 import { cast, tensorBytes } from '../../core/tensor.ts'
 import { expectedTensors, type Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
 import type { StoredTensor } from '../containers/safetensors-files.ts'
 import {
-  bytesFile,
-  copiedFile,
   DEQUANTIZED,
   dequantizedFinding,
   DTYPE_OPTION,
@@ -24,12 +22,11 @@ import {
   transposedBack,
   type NamedTensor,
 } from '../containers/shards.ts'
-import { architectureOf, normalizeConfig } from './config.ts'
-import { CONFIG_FILE } from './files.ts'
-import { GENERATION_CONFIG } from './open.ts'
+import { companionFiles, jsonFile } from '../transformers/companions.ts'
+import { architectureOf, normalizeConfig } from '../transformers/config.ts'
+import { CONFIG_FILE } from '../transformers/files.ts'
+import { configJson } from '../transformers/write-config.ts'
 import { assignRoles } from './weights.ts'
-import { configJson, generationJson } from './write-config.ts'
-import { tokenizerFiles } from './write-tokenizer.ts'
 
 /** What `convert` takes. */
 export const WRITE_OPTIONS: readonly OptionSpec[] = [
@@ -47,9 +44,6 @@ const STEM = 'model'
 
 /** transformers before 4.47 refuses files that do not say so. */
 const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
-
-/** Files that hold a vocabulary. */
-const VOCABULARIES = ['tokenizer.json', 'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt']
 
 /** The plan of a folder: weights first, config.json, which completes it, last. */
 export async function planHuggingFace(given: Checkpoint, options: OptionValues): Promise<Plan> {
@@ -74,10 +68,6 @@ export async function planHuggingFace(given: Checkpoint, options: OptionValues):
     readBytes: files.reduce((sum, file) => sum + readBytes(file), 0),
     writeBytes: files.reduce((sum, { size }) => sum + size, 0),
   }
-}
-
-function jsonFile(path: string, json: JsonObject): PlannedFile {
-  return bytesFile(path, `${formatJson(json)}\n`)
 }
 
 /** Bare weights with the configuration that was given for them. */
@@ -160,36 +150,4 @@ function mainType(tensors: readonly NamedTensor[], declared: DType): DType {
   for (const { recipe } of tensors) bytes.set(recipe.dtype, (bytes.get(recipe.dtype) ?? 0) + tensorBytes(recipe))
   if (bytes.has(declared)) return declared
   return [...bytes].sort((a, b) => b[1] - a[1])[0]?.[0] ?? declared
-}
-
-/** What goes beside the weights: carried over where the source has it, made where it is known, told where it is not. */
-export function companionFiles({ config, extras, tokenizer }: Checkpoint, findings: Finding[]): readonly PlannedFile[] {
-  const carried = [...extras].filter(([path]) => path !== CONFIG_FILE && !/\.safetensors(?:\.index\.json)?$/.test(path))
-  const files = carried.map(([path, recipe]) => copiedFile(path, recipe))
-  if (!extras.has(GENERATION_CONFIG)) files.push(jsonFile(GENERATION_CONFIG, generationJson(config)))
-  if (VOCABULARIES.some((path) => extras.has(path))) return files
-  if (tokenizer === null) {
-    findings.push({
-      severity: 'warning',
-      code: 'no-tokenizer',
-      message: 'The source has no tokenizer, so the folder will have none',
-      hint: 'Put the tokenizer files of the original model into it.',
-    })
-    return files
-  }
-  try {
-    const made = tokenizerFiles(tokenizer, config)
-    findings.push(...made.findings)
-    for (const [path, json] of made.files) if (!extras.has(path)) files.push(jsonFile(path, json))
-  } catch (error) {
-    const { code, message, hint } = AppError.from(error)
-    if (code !== 'unsupported') throw error
-    findings.push({
-      severity: 'warning',
-      code: 'no-tokenizer',
-      message: `${message}. The folder will have no tokenizer`,
-      ...(hint === null ? {} : { hint }),
-    })
-  }
-  return files
 }

@@ -1,8 +1,8 @@
 import { readFile, type Folder } from '../../core/bytes.ts'
 import { AppError } from '../../core/errors.ts'
 import { isObject, parseJsonObject, type JsonObject } from '../../core/json.ts'
-import { CONFIG_FILE, findModels, type ModelFiles } from '../hf/files.ts'
-import { MAX_CONFIG_BYTES } from '../hf/open.ts'
+import { CONFIG_FILE, findModels, type ModelFiles } from '../transformers/files.ts'
+import { MAX_CONFIG_BYTES } from '../transformers/outline.ts'
 
 /** mlx-lm reads all of these, and nothing else; an index it does not need. */
 const WEIGHTS = /^model[^/]*\.safetensors$/

@@ -3,7 +3,7 @@ import type { ModelConfig, RopeScaling } from '../../../src/core/checkpoint.ts'
 import { AppError } from '../../../src/core/errors.ts'
 import { parseJsonObject } from '../../../src/core/json.ts'
 import type { Finding } from '../../../src/core/plan.ts'
-import { architectureOf, normalizeConfig } from '../../../src/engines/hf/config.ts'
+import { architectureOf, normalizeConfig } from '../../../src/engines/transformers/config.ts'
 import { architectureFor, supportedClassNames } from '../../../src/models/index.ts'
 import { edit, jsonBytes, jsonOf, noShared, openFiles, SHARED_MODELS, sharedFiles, tinyLlama } from './folder.ts'
 

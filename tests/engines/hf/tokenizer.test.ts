@@ -1,7 +1,7 @@
 import { beforeAll, describe, expect, it } from 'vitest'
 import type { Checkpoint, Tokenizer } from '../../../src/core/checkpoint.ts'
 import { parseJsonObject } from '../../../src/core/json.ts'
-import { recognisePreTokenizer } from '../../../src/engines/hf/pretokenizer.ts'
+import { recognisePreTokenizer } from '../../../src/engines/transformers/pretokenizer.ts'
 import { BPE_PRE_TOKENIZERS } from '../../../src/engines/gguf/tokenizer.ts'
 import {
   codes,
@@ -333,7 +333,7 @@ describe('chat templates', () => {
 
 describe('WordPiece', () => {
   const VOCABULARY = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'the', '##s', 'cat']
-  const bert = (normalizer: object): object => ({
+  const bert = (normalizer: object): Record<string, unknown> => ({
     added_tokens: VOCABULARY.slice(0, 5).map((content, id) => ({ id, content, special: true })),
     normalizer: { type: 'BertNormalizer', ...normalizer },
     pre_tokenizer: { type: 'BertPreTokenizer' },
@@ -386,7 +386,7 @@ describe('WordPiece', () => {
 })
 
 describe('Unigram', () => {
-  const unigram = (changes: object): object => ({
+  const unigram = (changes: object): Record<string, unknown> => ({
     added_tokens: [{ id: 1, content: '</s>', special: true }],
     normalizer: { type: 'Precompiled', precompiled_charsmap: 'AQIDBA==' },
     pre_tokenizer: { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always' },

@@ -2,8 +2,8 @@ import { Tokenizer as Reference } from '@huggingface/tokenizers'
 import { describe, expect, it } from 'vitest'
 import type { Token, Tokenizer } from '../../../src/core/checkpoint.ts'
 import { formatJson } from '../../../src/core/json.ts'
-import { preTokenizerJson } from '../../../src/engines/hf/pretokenizer.ts'
-import { mergesOfScores, tokenizerFiles } from '../../../src/engines/hf/write-tokenizer.ts'
+import { preTokenizerJson } from '../../../src/engines/transformers/pretokenizer.ts'
+import { mergesOfScores, tokenizerFiles } from '../../../src/engines/transformers/write-tokenizer.ts'
 import { noModels, readReference } from '../../oracle/models.ts'
 import {
   jsonOf,

@@ -6,7 +6,7 @@ import type { ModelConfig } from '../../../src/core/checkpoint.ts'
 import { formatJson } from '../../../src/core/json.ts'
 import { readGguf } from '../../../src/engines/containers/gguf/reader.ts'
 import { readTokenizer } from '../../../src/engines/gguf/read-tokenizer.ts'
-import { tokenizerFiles } from '../../../src/engines/hf/write-tokenizer.ts'
+import { tokenizerFiles } from '../../../src/engines/transformers/write-tokenizer.ts'
 import { memoryFolder } from '../../contracts/memory.ts'
 import { openFiles, tinyLlama } from './folder.ts'
 

@@ -7,7 +7,10 @@ import type { Finding } from '../../../src/core/plan.ts'
 import { mlx } from '../../../src/engines/mlx/engine.ts'
 import { ANYWHERE, testHost } from '../../api/host.ts'
 import { memoryFolder, MemoryOutput, type MemoryStats } from '../../contracts/memory.ts'
-import { editWeights, safetensors, type Files, type RawTensor } from '../hf/folder.ts'
+import { editWeights, jsonBytes, safetensors, tinyLlama, without, type Files, type RawTensor } from '../hf/folder.ts'
+import { parseJson, type JsonObject } from '../../../src/core/json.ts'
+import { architectureOf, normalizeConfig } from '../../../src/engines/transformers/config.ts'
+import { expectedTensors } from '../../../src/models/architecture.ts'
 import type { Config } from './naive.ts'
 
 export interface Converted {
@@ -34,6 +37,27 @@ export async function convertFiles(
         return { files: Object.fromEntries(output.files), report: event.report, stats: input.stats }
       }
     }
+  }
+}
+
+/** A HuggingFace folder of a configuration, with weights of no sense. */
+export async function madeUp(config: Record<string, unknown>): Promise<Files> {
+  const raw = parseJson(JSON.stringify(config), 'config.json') as JsonObject
+  const architecture = await architectureOf(raw, 'config.json')
+  const rows = expectedTensors(architecture, normalizeConfig(raw, 'config.json', architecture).config)
+  const tensors = rows.map(({ hf, shape }, index): RawTensor => {
+    const count = shape.reduce((a, b) => a * b, 1)
+    // the upper halves of numbers from 1 to 2, and their negatives
+    const data = new Uint8Array(
+      Uint16Array.from({ length: count }, (_, i) => 0x3f80 + ((i * 37 + index) % 128) + (i % 3 === 0 ? 0x8000 : 0))
+        .buffer,
+    )
+    return { name: hf, dtype: 'bf16', shape, data }
+  })
+  return {
+    ...without(tinyLlama(), 'config.json'),
+    'config.json': jsonBytes(config),
+    'model.safetensors': safetensors(tensors),
   }
 }
 

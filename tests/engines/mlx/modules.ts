@@ -21,7 +21,30 @@ const REQUIRED: Record<string, readonly string[]> = {
   gemma2: ['head_dim', 'num_key_value_heads', 'rms_norm_eps'],
   gpt2: ['n_ctx', 'n_embd', 'n_head', 'n_layer', 'n_positions', 'layer_norm_epsilon', 'vocab_size'],
   minicpm: ['dim_model_base', 'num_key_value_heads', 'scale_depth', 'scale_emb', 'rms_norm_eps'],
-  granite: ['logits_scaling', 'attention_multiplier', 'embedding_multiplier', 'residual_multiplier', 'rope_theta'],
+  qwen2_moe: ['num_experts_per_tok', 'num_experts', 'moe_intermediate_size', 'shared_expert_intermediate_size'],
+  qwen3_moe: [
+    'num_experts',
+    'num_experts_per_tok',
+    'decoder_sparse_step',
+    'mlp_only_layers',
+    'moe_intermediate_size',
+    'head_dim',
+    'rope_theta',
+    'tie_word_embeddings',
+    'max_position_embeddings',
+    'norm_topk_prob',
+  ],
+  granite: [
+    'attention_bias',
+    'mlp_bias',
+    'max_position_embeddings',
+    'num_key_value_heads',
+    'logits_scaling',
+    'attention_multiplier',
+    'embedding_multiplier',
+    'residual_multiplier',
+    'rope_theta',
+  ],
 }
 
 export function mlxModules(config: Config): readonly Module[] {
@@ -38,7 +61,7 @@ export function mlxModules(config: Config): readonly Module[] {
   const modules: Module[] = [['model.embed_tokens', 'E', [vocabulary, hidden]]]
   for (let i = 0; i < layers; i++) {
     const at = `model.layers.${i}`
-    const qkv = type === 'qwen2'
+    const qkv = type === 'qwen2' || type === 'qwen2_moe'
     if (type === 'phi3') {
       modules.push([`${at}.self_attn.qkv_proj`, 'L', [(heads + 2 * kv) * head, hidden]])
     } else {
@@ -47,7 +70,7 @@ export function mlxModules(config: Config): readonly Module[] {
       modules.push([`${at}.self_attn.v_proj`, 'L', [kv * head, hidden], qkv])
     }
     modules.push([`${at}.self_attn.o_proj`, 'L', [hidden, heads * head]])
-    if (type === 'qwen3') {
+    if (type.startsWith('qwen3')) {
       modules.push([`${at}.self_attn.q_norm`, 'N', [head]], [`${at}.self_attn.k_norm`, 'N', [head]])
     }
     if (type === 'mixtral') {
@@ -56,6 +79,20 @@ export function mlxModules(config: Config): readonly Module[] {
       modules.push([`${at}.block_sparse_moe.switch_mlp.gate_proj`, 'S', [experts, inner, hidden]])
       modules.push([`${at}.block_sparse_moe.switch_mlp.up_proj`, 'S', [experts, inner, hidden]])
       modules.push([`${at}.block_sparse_moe.switch_mlp.down_proj`, 'S', [experts, hidden, inner]])
+    } else if (type.endsWith('_moe')) {
+      const experts = number(config, 'num_experts')
+      const width = number(config, 'moe_intermediate_size')
+      modules.push([`${at}.mlp.gate`, 'L', [experts, hidden]])
+      modules.push([`${at}.mlp.switch_mlp.gate_proj`, 'S', [experts, width, hidden]])
+      modules.push([`${at}.mlp.switch_mlp.up_proj`, 'S', [experts, width, hidden]])
+      modules.push([`${at}.mlp.switch_mlp.down_proj`, 'S', [experts, hidden, width]])
+      if (type === 'qwen2_moe') {
+        const shared = number(config, 'shared_expert_intermediate_size')
+        modules.push([`${at}.mlp.shared_expert.gate_proj`, 'L', [shared, hidden]])
+        modules.push([`${at}.mlp.shared_expert.down_proj`, 'L', [hidden, shared]])
+        modules.push([`${at}.mlp.shared_expert.up_proj`, 'L', [shared, hidden]])
+        modules.push([`${at}.mlp.shared_expert_gate`, 'L', [1, hidden]])
+      }
     } else if (type === 'phi3') {
       modules.push([`${at}.mlp.gate_up_proj`, 'L', [2 * inner, hidden]], [`${at}.mlp.down_proj`, 'L', [hidden, inner]])
     } else {
@@ -72,7 +109,7 @@ export function mlxModules(config: Config): readonly Module[] {
   const tied = config['tie_word_embeddings'] ?? ['llama', 'qwen2', 'granite'].includes(type)
   if (type === 'minicpm' && tied === true)
     throw new Error('the loader adds a head that a tied MiniCPM has no place for')
-  if (type !== 'gemma2' && tied !== true) modules.push(['lm_head', 'L', [vocabulary, hidden]])
+  if (type === 'qwen2_moe' || (type !== 'gemma2' && tied !== true)) modules.push(['lm_head', 'L', [vocabulary, hidden]])
   return modules
 }
 

@@ -3,14 +3,11 @@ import { formatIds, loadEngine } from '../../../src/engines/index.ts'
 import { detect } from '../../../src/api/api.ts'
 import { memoryFolder } from '../../contracts/memory.ts'
 import { edit, jsonOf, noShared, rawTensors, sharedFiles, tinyLlama, without, type Files } from '../hf/folder.ts'
-import { configOf, convertFiles, faultsOf } from './folder.ts'
+import { configOf, convertFiles, faultsOf, madeUp } from './folder.ts'
 import { strictNames } from './modules.ts'
 import { floats, storedTensors, unpack, weightOf, type Config, type Quant, type Stored } from './naive.ts'
 
-const SHARED = [
-  ...['llama-spm', 'llama3-tied', 'mistral', 'qwen2', 'qwen3'],
-  ...['mixtral', 'gemma2', 'phi3', 'gpt2', 'minicpm'],
-]
+const SHARED = ['llama-spm', 'llama3-tied', 'mistral', 'qwen2', 'qwen3', 'mixtral', 'gemma2', 'phi3', 'gpt2', 'minicpm']
 
 /** The tensors of a HuggingFace folder as numbers, [out, in] throughout. */
 function source(files: Files): Map<string, { values: Float64Array; shape: readonly number[] }> {
@@ -109,6 +106,89 @@ describe.skipIf(noShared)('every family that mlx-lm has a class for (../shared/m
       })
     }
   }
+})
+
+const SMALL = {
+  vocab_size: 300,
+  hidden_size: 64,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  rms_norm_eps: 1e-6,
+  hidden_act: 'silu',
+  torch_dtype: 'bfloat16',
+}
+const MOE = { num_experts: 3, num_experts_per_tok: 2, moe_intermediate_size: 32, intermediate_size: 96 }
+
+/** Families of which there is no model at hand, and what their keys say otherwise. */
+const MADE_UP: readonly [string, Record<string, unknown>, Record<string, unknown>][] = [
+  [
+    'Qwen 2 MoE',
+    { architectures: ['Qwen2MoeForCausalLM'], model_type: 'qwen2_moe', ...MOE, shared_expert_intermediate_size: 96 },
+    {},
+  ],
+  [
+    'Qwen 2 MoE with a tied head, which mlx-lm has no class for',
+    {
+      architectures: ['Qwen2MoeForCausalLM'],
+      model_type: 'qwen2_moe',
+      ...MOE,
+      shared_expert_intermediate_size: 96,
+      tie_word_embeddings: true,
+    },
+    { tie_word_embeddings: false },
+  ],
+  [
+    'Qwen 3 MoE',
+    { architectures: ['Qwen3MoeForCausalLM'], model_type: 'qwen3_moe', ...MOE, head_dim: 32, norm_topk_prob: true },
+    { decoder_sparse_step: 1, mlp_only_layers: [], tie_word_embeddings: false },
+  ],
+  [
+    'Granite',
+    { architectures: ['GraniteForCausalLM'], model_type: 'granite', intermediate_size: 96, logits_scaling: 8 },
+    { logits_scaling: 8, attention_multiplier: 1, embedding_multiplier: 1, attention_bias: false, mlp_bias: false },
+  ],
+  [
+    'MiniCPM with a tied head, which mlx-lm fails to load',
+    {
+      architectures: ['MiniCPMForCausalLM'],
+      model_type: 'minicpm',
+      intermediate_size: 96,
+      scale_emb: 12,
+      scale_depth: 1.4,
+      dim_model_base: 32,
+    },
+    { tie_word_embeddings: false },
+  ],
+]
+
+describe('families made up', () => {
+  for (const quant of ['4bit', 'mxfp8', 'none']) {
+    test.each(MADE_UP)(`%s, ${quant}: the names of a strict loader, and back`, async (_, config, keys) => {
+      const from = await madeUp({ ...SMALL, ...config })
+      const options = { quant, 'group-size': quant === '4bit' ? '32' : 'auto' }
+      const { files } = await convertFiles(from, 'mlx', options)
+      const tensors = storedTensors(files)
+      const expected = strictNames(configOf(files), tensors)
+      expect([...tensors].map(([name, { shape }]) => [name, shape]).sort()).toEqual([...expected].sort())
+      expect(configOf(files)).toMatchObject(keys)
+      expect(await faultsOf(files)).toEqual([])
+      const again = await convertFiles(files, 'mlx', options)
+      expect(storedTensors(again.files)).toEqual(tensors)
+    })
+  }
+
+  test('the router of Qwen 3 MoE has 8 bits in groups of 64, as its class wants', async () => {
+    const from = await madeUp({ ...SMALL, ...MADE_UP[2]![1] })
+    const { files } = await convertFiles(from, 'mlx', {})
+    expect(configOf(files)['quantization']).toMatchObject({
+      bits: 4,
+      'model.layers.1.mlp.gate': { group_size: 64, bits: 8 },
+    })
+    expect(storedTensors(files).get('model.layers.1.mlp.gate.weight')?.shape).toEqual([3, 16])
+    // rows of 32 are no group of 64
+    expect(storedTensors(files).has('model.layers.0.mlp.switch_mlp.down_proj.scales')).toBe(false)
+  })
 })
 
 describe('values', () => {

@@ -1,0 +1,50 @@
+/** Plans what stands beside a model's weights. */
+import type { Checkpoint } from '../../core/checkpoint.ts'
+import { AppError } from '../../core/errors.ts'
+import { formatJson, type JsonObject } from '../../core/json.ts'
+import type { Finding, PlannedFile } from '../../core/plan.ts'
+import { bytesFile, copiedFile } from '../containers/shards.ts'
+import { CONFIG_FILE } from './files.ts'
+import { GENERATION_CONFIG } from './outline.ts'
+import { generationJson } from './write-config.ts'
+import { tokenizerFiles } from './write-tokenizer.ts'
+
+/** Files that hold a vocabulary. */
+const VOCABULARIES = ['tokenizer.json', 'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt']
+
+/** A file of JSON as transformers writes it. */
+export function jsonFile(path: string, json: JsonObject): PlannedFile {
+  return bytesFile(path, `${formatJson(json)}\n`)
+}
+
+/** What goes beside the weights: carried over where the source has it, made where it is known, told where it is not. */
+export function companionFiles({ config, extras, tokenizer }: Checkpoint, findings: Finding[]): readonly PlannedFile[] {
+  const carried = [...extras].filter(([path]) => path !== CONFIG_FILE && !/\.safetensors(?:\.index\.json)?$/.test(path))
+  const files = carried.map(([path, recipe]) => copiedFile(path, recipe))
+  if (!extras.has(GENERATION_CONFIG)) files.push(jsonFile(GENERATION_CONFIG, generationJson(config)))
+  if (VOCABULARIES.some((path) => extras.has(path))) return files
+  if (tokenizer === null) {
+    findings.push({
+      severity: 'warning',
+      code: 'no-tokenizer',
+      message: 'The source has no tokenizer, so the folder will have none',
+      hint: 'Put the tokenizer files of the original model into it.',
+    })
+    return files
+  }
+  try {
+    const made = tokenizerFiles(tokenizer, config)
+    findings.push(...made.findings)
+    for (const [path, json] of made.files) if (!extras.has(path)) files.push(jsonFile(path, json))
+  } catch (error) {
+    const { code, message, hint } = AppError.from(error)
+    if (code !== 'unsupported') throw error
+    findings.push({
+      severity: 'warning',
+      code: 'no-tokenizer',
+      message: `${message}. The folder will have no tokenizer`,
+      ...(hint === null ? {} : { hint }),
+    })
+  }
+  return files
+}

@@ -1,0 +1,77 @@
+/** What of a model's folder is read but its weights: configuration, tokenizer, the files beside them. */
+import { readFile, type Folder } from '../../core/bytes.ts'
+import type { Checkpoint, ModelConfig } from '../../core/checkpoint.ts'
+import { isArray, parseJsonObject } from '../../core/json.ts'
+import { read, type Recipe } from '../../core/tensor.ts'
+import type { Architecture } from '../../models/architecture.ts'
+import { architectureOf, normalizeConfig, type NormalizedConfig } from './config.ts'
+import { extraFiles, type ModelFiles } from './files.ts'
+import { readTokenizer } from './tokenizer.ts'
+
+/** Vision models list thousands of labels in theirs; none has more than a few MB. */
+export const MAX_CONFIG_BYTES = 1 << 24
+export const GENERATION_CONFIG = 'generation_config.json'
+
+/** A folder's config.json under the one set of names. Throws what {@link architectureOf} and {@link normalizeConfig} throw. */
+export async function readConfig(
+  folder: Folder,
+  path: string,
+): Promise<{ readonly architecture: Architecture; readonly normalized: NormalizedConfig }> {
+  const raw = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
+  const architecture = await architectureOf(raw, path)
+  return { architecture, normalized: normalizeConfig(raw, path, architecture) }
+}
+
+/** All of a checkpoint but its tensors. `weights` are the files that those will be read from. */
+export async function outlineOf(
+  folder: Folder,
+  model: ModelFiles,
+  architecture: Architecture,
+  given: ModelConfig,
+  weights: readonly string[],
+): Promise<Checkpoint> {
+  const { root } = model
+  const config = await withGeneration(given, folder, model)
+  const { tokenizer, findings } = await readTokenizer(folder, model, config)
+  const extras = extraFiles(model)
+  const read8 = (name: string): [string, Recipe] => {
+    const size = model.files.get(name)?.size ?? 0
+    return [name, read({ dtype: 'u8', shape: [size] }, root + name, 0)]
+  }
+  const sources = [...weights, ...extras.map((name) => root + name)].flatMap((file) => {
+    const entry = model.files.get(file.slice(root.length))
+    return entry === undefined ? [] : [{ path: file, size: entry.size, modified: entry.modified }]
+  })
+  return {
+    format: 'huggingface',
+    name: root === '' ? folder.name : (root.split('/').at(-2) ?? folder.name),
+    architecture: architecture.id,
+    config,
+    tokenizer,
+    tensors: new Map(),
+    extras: new Map(extras.map(read8)),
+    sources,
+    findings,
+  }
+}
+
+/** The type that most bytes are of. */
+export function commonType(tensors: ReadonlyMap<string, Recipe>): ModelConfig['dtype'] {
+  const elements = new Map<ModelConfig['dtype'], number>()
+  for (const { dtype, shape } of tensors.values()) {
+    elements.set(dtype, (elements.get(dtype) ?? 0) + shape.reduce((product, size) => product * size, 1))
+  }
+  return [...elements].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 'f32'
+}
+
+/** Generation stops at the ids of generation_config.json too: Llama 3's has more than its config.json. */
+async function withGeneration(config: ModelConfig, folder: Folder, model: ModelFiles): Promise<ModelConfig> {
+  if (!model.files.has(GENERATION_CONFIG)) return config
+  const path = model.root + GENERATION_CONFIG
+  const json = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
+  const eos = json.get('eos_token_id') ?? null
+  const more = (isArray(eos) ? eos : [eos]).filter(
+    (id): id is number => typeof id === 'number' && Number.isSafeInteger(id) && id >= 0 && id < config.vocabSize,
+  )
+  return { ...config, eosIds: [...new Set([...config.eosIds, ...more])] }
+}
