@@ -45,7 +45,6 @@ const PACKAGES: readonly { from: RegExp; may: RegExp }[] = [
   { from: /^src\/api\/browser\//, may: /^(comlink|hash-wasm|idb)$/ },
   { from: /^src\/ui\//, may: /^(svelte(\/.*)?|comlink|idb|virtual:pwa-register(\/.*)?|workbox-window)$/ },
   { from: /^src\/sw\//, may: /^workbox-/ },
-  { from: /^src\/engines\/transformers\/fingerprint\.ts$/, may: /^(@huggingface\/tokenizers|hash-wasm)$/ },
   { from: /^companion\//, may: /^node:/ },
 ]
 
