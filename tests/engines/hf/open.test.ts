@@ -173,8 +173,6 @@ describe('finding the model', () => {
   })
 
   it.each([
-    ['pytorch_model.bin', 'pickles'],
-    ['pytorch_model.bin.index.json', 'pickles'],
     ['adapter_model.safetensors', 'LoRA'],
     ['consolidated.safetensors', 'layout'],
     ['consolidated.00.pth', 'layout'],
