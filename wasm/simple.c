@@ -2,6 +2,7 @@
  * Q8_0, Q4_0 and Q5_0: one scale a block of 32. Four blocks at a time, so that the four scales share a vector; inside a
  * block the order does not matter, a maximum being a maximum. Layouts: ggml-common.h.
  */
+#include "blocks32.h"
 #include "half.h"
 #include "kernels.h"
 
@@ -143,23 +144,6 @@ INLINE int q5_0_group(const float *x, uint8_t *out) {
   }
   return -1;
 }
-
-/* Groups of four blocks, the last one filled up with zeros. */
-#define EACH_GROUP(group, bytes)                                                  \
-  int i = 0;                                                                      \
-  for (; i + GROUP * BLOCK <= n; i += GROUP * BLOCK) {                            \
-    int bad = group(x + i, out + i / BLOCK * bytes);                              \
-    if (bad >= 0) return i + bad;                                                 \
-  }                                                                               \
-  if (i < n) {                                                                    \
-    float last[GROUP * BLOCK];                                                    \
-    uint8_t codes[GROUP * bytes];                                                 \
-    for (int j = 0; j < GROUP * BLOCK; j++) last[j] = j < n - i ? x[i + j] : 0.f; \
-    int bad = group(last, codes);                                                 \
-    if (bad >= 0) return i + bad;                                                 \
-    __builtin_memcpy(out + i / BLOCK * bytes, codes, (n - i) / BLOCK * bytes);    \
-  }                                                                               \
-  return -1;
 
 int quantize_q8_0(const float *x, uint8_t *out, int n) { EACH_GROUP(q8_0_group, 34) }
 int quantize_q4_0(const float *x, uint8_t *out, int n) { EACH_GROUP(q4_0_group, 18) }

@@ -5,7 +5,7 @@ import { chooseBackend } from '../kernels/dispatch.ts'
 export function kernels(backends: readonly Backend[], used?: Set<Backend>): (op: KernelOp) => Kernel {
   const prepared = new Map<string, Kernel>()
   return (op) => {
-    const key = `${op.kind} ${op.from} ${op.to}`
+    const key = `${op.kind} ${op.from} ${op.to} ${op.weighted === true}`
     const known = prepared.get(key)
     if (known !== undefined) return known
     const { backend } = chooseBackend(backends, op)

@@ -3,7 +3,7 @@ import type { PlannedFile, Segment } from '../core/plan.ts'
 import type { Recipe } from '../core/tensor.ts'
 import { compile, compileProducer } from './evaluate/compile.ts'
 import { castInto } from './evaluate/elementwise.ts'
-import { stackBytes, Stack, type Evaluator, type Run } from './evaluate/node.ts'
+import { commonMultiple, stackBytes, Stack, type Evaluator, type Run } from './evaluate/node.ts'
 
 /**
  * One step of the loop: some bytes of a file, computed in a slab of known size. Tiles come in file order; several are
@@ -135,12 +135,6 @@ function needsCheck(recipe: Recipe): boolean {
 }
 
 const CHECKED: ReadonlySet<DType> = new Set<DType>(['f32', 'f16', 'bf16'])
-
-function commonMultiple(a: number, b: number): number {
-  let [x, y] = [a, b]
-  while (y !== 0) [x, y] = [y, x % y]
-  return (a / x) * b
-}
 
 /**
  * The first output streams; the others are filled beside it, in memory, and follow. So the source is read once and the

@@ -22,10 +22,27 @@ export const DTYPES = {
   f8_e4m3: { block: 1, bytes: 1, kind: 'float' },
   f8_e5m2: { block: 1, bytes: 1, kind: 'float' },
   q4_0: { block: 32, bytes: 18, kind: 'quant' },
+  q4_1: { block: 32, bytes: 20, kind: 'quant' },
   q5_0: { block: 32, bytes: 22, kind: 'quant' },
+  q5_1: { block: 32, bytes: 24, kind: 'quant' },
   q8_0: { block: 32, bytes: 34, kind: 'quant' },
+  q2_k: { block: 256, bytes: 84, kind: 'quant' },
+  q3_k: { block: 256, bytes: 110, kind: 'quant' },
   q4_k: { block: 256, bytes: 144, kind: 'quant' },
+  q5_k: { block: 256, bytes: 176, kind: 'quant' },
   q6_k: { block: 256, bytes: 210, kind: 'quant' },
+  iq1_s: { block: 256, bytes: 50, kind: 'quant' },
+  iq1_m: { block: 256, bytes: 56, kind: 'quant' },
+  iq2_xxs: { block: 256, bytes: 66, kind: 'quant' },
+  iq2_xs: { block: 256, bytes: 74, kind: 'quant' },
+  iq2_s: { block: 256, bytes: 82, kind: 'quant' },
+  iq3_xxs: { block: 256, bytes: 98, kind: 'quant' },
+  iq3_s: { block: 256, bytes: 110, kind: 'quant' },
+  iq4_nl: { block: 32, bytes: 18, kind: 'quant' },
+  iq4_xs: { block: 256, bytes: 136, kind: 'quant' },
+  tq1_0: { block: 256, bytes: 54, kind: 'quant' },
+  tq2_0: { block: 256, bytes: 66, kind: 'quant' },
+  mxfp4: { block: 32, bytes: 17, kind: 'quant' },
 } as const satisfies Record<string, DTypeInfo>
 
 /** How a type is stored. */
@@ -42,6 +59,13 @@ export type DType = keyof typeof DTYPES
 /** Block length, bytes and kind of a type. */
 export function dtypeInfo(dtype: DType): DTypeInfo {
   return DTYPES[dtype]
+}
+
+const IGNORES_IMPORTANCE: ReadonlySet<DType> = new Set<DType>(['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'])
+
+/** Whether quantising to this type makes use of an importance matrix; ggml ignores it for the others. */
+export function takesImportance(dtype: DType): boolean {
+  return DTYPES[dtype].kind === 'quant' && !IGNORES_IMPORTANCE.has(dtype)
 }
 
 /** Number of elements of a shape; `[]` is a scalar, one element. Throws RangeError beyond 2^53. */

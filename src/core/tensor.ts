@@ -1,4 +1,4 @@
-import { bytesOf, dtypeInfo, elementCount, type DType } from './dtype.ts'
+import { bytesOf, dtypeInfo, elementCount, takesImportance, type DType } from './dtype.ts'
 
 /** What is known of a tensor without reading it. Shapes are row-major, slowest axis first, as HuggingFace writes them. */
 export interface TensorInfo {
@@ -17,8 +17,11 @@ export type RecipeOp =
   | { readonly op: 'read'; readonly file: string; readonly offset: number }
   /** Small constant bytes. */
   | { readonly op: 'literal'; readonly bytes: Uint8Array }
-  /** Other dtype, same values as near as it can: rounds half to even; quantises or dequantises if either is a block type. */
-  | { readonly op: 'cast'; readonly of: Recipe }
+  /**
+   * Other dtype, same values as near as it can: rounds half to even; quantises or dequantises if either is a block type.
+   * `importance`: how much each column counts, f32 of the shape [columns], or [experts, columns] where `of` is a stack.
+   */
+  | { readonly op: 'cast'; readonly of: Recipe; readonly importance?: Recipe }
   /** Indices `start` to `start + length` of one axis. */
   | { readonly op: 'slice'; readonly of: Recipe; readonly axis: number; readonly start: number }
   /** Tensors joined along an axis. */
@@ -138,11 +141,22 @@ export function literalF32(shape: readonly number[], values: ArrayLike<number>):
   return literal({ dtype: 'f32', shape }, new Uint8Array(array.buffer))
 }
 
-/** The recipe itself if it has that type already. */
-export function cast(of: Recipe, dtype: DType): Recipe {
+/**
+ * The recipe itself if it has that type already. `importance` is left out where the type does not make use of it. Its
+ * shape is that of `of` without the rows, or the columns alone, which then go for all matrices of a stack.
+ */
+export function cast(of: Recipe, dtype: DType, importance?: Recipe): Recipe {
   if (of.dtype === dtype) return of
   tensorBytes({ dtype, shape: of.shape })
-  return { dtype, shape: of.shape, op: 'cast', of }
+  if (importance === undefined || !takesImportance(dtype)) return { dtype, shape: of.shape, op: 'cast', of }
+  requireScalar('cast', of)
+  const columns = of.shape.slice(-1).join()
+  const own = of.shape.filter((_, axis) => axis !== of.shape.length - 2).join()
+  const given = importance.shape.join()
+  if (importance.dtype !== 'f32' || columns === '' || (given !== columns && given !== own)) {
+    fail('cast', `importances ${importance.dtype} [${given}] for [${of.shape.join(', ')}]`)
+  }
+  return { dtype, shape: of.shape, op: 'cast', of, importance }
 }
 
 export function slice(of: Recipe, axis: number, start: number, length: number): Recipe {
@@ -289,6 +303,8 @@ export function inputsOf(recipe: Recipe): readonly Recipe[] {
     case 'generate':
     case 'product':
       return []
+    case 'cast':
+      return recipe.importance === undefined ? [recipe.of] : [recipe.of, recipe.importance]
     case 'concat':
       return recipe.of
     case 'affine':

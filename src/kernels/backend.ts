@@ -5,8 +5,19 @@ import type { DType } from '../core/dtype.ts'
  * elements about (slices, permutations) is the evaluator's business.
  */
 export type KernelOp =
-  /** Convert between types: scalar to scalar, scalar to block (quantise), block to scalar (dequantise). */
-  { readonly kind: 'cast'; readonly from: DType; readonly to: DType }
+  /**
+   * Convert between types: scalar to scalar, scalar to block (quantise), block to scalar (dequantise). `weighted`: with
+   * an importance for each column, which each run is given.
+   */
+  { readonly kind: 'cast'; readonly from: DType; readonly to: DType; readonly weighted?: boolean }
+
+/** How much each column of a matrix counts (one tensor's entry in an importance matrix): finite, not negative. */
+export interface Importance {
+  /** f32, `columns` of them. */
+  readonly values: Uint8Array
+  /** The length of a row; runs are whole rows. */
+  readonly columns: number
+}
 
 /**
  * The outcome of one run. `bad` is the index of the first input element that must not pass: NaN or Inf always, or a
@@ -23,8 +34,15 @@ export interface Kernel {
   /**
    * Converts `elements` elements (whole blocks of both types) from `input` to `output`. Neither may be touched by the
    * caller before the promise settles. Buffers from the backend's own arena are used in place, others are copied.
+   * `importance` is given if and only if the op is weighted.
    */
-  run(input: Uint8Array, output: Uint8Array, elements: number, signal?: AbortSignal): Promise<KernelResult>
+  run(
+    input: Uint8Array,
+    output: Uint8Array,
+    elements: number,
+    signal?: AbortSignal,
+    importance?: Importance,
+  ): Promise<KernelResult>
 }
 
 /** Memory that kernels read and write without a copy. Buffers are 64-byte aligned. */

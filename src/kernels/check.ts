@@ -1,10 +1,10 @@
 import { bytesOf, DTYPES } from '../core/dtype.ts'
 import { AppError } from '../core/errors.ts'
-import type { KernelOp } from './backend.ts'
+import type { Importance, KernelOp } from './backend.ts'
 
 /** An op for people: "f16 -> q4_k". */
 export function describeOp(op: KernelOp): string {
-  return `${op.from} -> ${op.to}`
+  return `${op.from} -> ${op.to}${op.weighted === true ? ' by importance' : ''}`
 }
 
 /** Throws AppError `internal` unless the elements are whole blocks of both types and the buffers hold them. */
@@ -21,4 +21,25 @@ export function checkBuffers(op: KernelOp, input: Uint8Array, output: Uint8Array
         `the buffers have ${input.byteLength} and ${output.byteLength}.`,
     )
   }
+}
+
+/** Throws AppError `internal` unless importances are given where the op takes them, and the elements are whole rows. */
+export function checkImportance(op: KernelOp, elements: number, importance: Importance | undefined): void {
+  if ((op.weighted === true) !== (importance !== undefined)) {
+    throw new AppError('internal', `${describeOp(op)} ${importance === undefined ? 'lacks' : 'takes no'} importances.`)
+  }
+  if (importance === undefined) return
+  const { values, columns } = importance
+  const whole = Number.isSafeInteger(columns) && columns > 0 && columns % DTYPES[op.to].block === 0
+  if (!whole || elements % columns !== 0 || values.byteLength < bytesOf('f32', columns)) {
+    throw new AppError(
+      'internal',
+      `${describeOp(op)} of ${elements} elements: rows of ${columns} columns with ${values.byteLength} bytes of importances.`,
+    )
+  }
+}
+
+/** The most elements up to `limit` that are whole rows; one row at least. */
+export function sliceOfRows(limit: number, columns: number): number {
+  return Math.max(1, Math.floor(limit / columns)) * columns
 }

@@ -21,7 +21,7 @@ function total(backend: Backend, op: KernelOp): number {
 function objection(backend: Backend, op: KernelOp, refused: Refused | undefined): string | null {
   if (backend.speed(op) === 0) return `${backend.label} cannot do ${describeOp(op)}`
   if (!backend.exact(op)) return `${backend.label} is not exact for ${describeOp(op)}`
-  const failure = refused?.get(backend)?.find((other) => other.op.from === op.from && other.op.to === op.to)
+  const failure = refused?.get(backend)?.find((other) => describeOp(other.op) === describeOp(op))
   return failure === undefined ? null : `${backend.label} failed its self-test (${failure.reason})`
 }
 

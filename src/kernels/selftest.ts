@@ -4,7 +4,7 @@
  * subnormal. A few KiB an op.
  */
 import { bytesOf, DTYPES } from '../core/dtype.ts'
-import type { Backend, KernelOp } from './backend.ts'
+import type { Backend, Importance, KernelOp } from './backend.ts'
 import { describeOp } from './check.ts'
 import { ENCODE } from './reference/float.ts'
 import { createReferenceBackend } from './reference/index.ts'
@@ -18,11 +18,33 @@ export interface SelfTestFailure {
 
 const BLOCK = 256
 const FLOATS = ['f32', 'f16', 'bf16'] as const
-const BLOCK_TYPES = ['q8_0', 'q4_0', 'q5_0', 'q4_k', 'q6_k'] as const
+const BLOCK_TYPES = [
+  'q8_0',
+  'q4_0',
+  'q4_1',
+  'q5_0',
+  'q5_1',
+  'q2_k',
+  'q3_k',
+  'q4_k',
+  'q5_k',
+  'q6_k',
+  'iq4_nl',
+  'iq4_xs',
+  'mxfp4',
+  'tq1_0',
+  'tq2_0',
+] as const
+/** The types that take an importance matrix. */
+const WEIGHTED_TYPES = BLOCK_TYPES.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'].includes(type))
 
-/** The ops that every backend may have: casts among the three common float types, quantising and dequantising. */
+/**
+ * The ops that every backend may have: casts among the three common float types, quantising, by importance too, and
+ * dequantising.
+ */
 export const COMMON_OPS: readonly KernelOp[] = [
   ...FLOATS.flatMap((from) => [...FLOATS, ...BLOCK_TYPES].map((to): KernelOp => ({ kind: 'cast', from, to }))),
+  ...FLOATS.flatMap((from) => WEIGHTED_TYPES.map((to): KernelOp => ({ kind: 'cast', from, to, weighted: true }))),
   ...BLOCK_TYPES.map((from): KernelOp => ({ kind: 'cast', from, to: 'f32' })),
 ]
 
@@ -58,9 +80,17 @@ export function goldenValues(): Float32Array {
   })
 }
 
+/** Importances of one row of so many columns, some of them 0. */
+function goldenImportance(columns: number): Importance {
+  const random = randoms(2)
+  const values = Float32Array.from({ length: columns }, () => Math.max(0, random() - 0.1) ** 2)
+  return { values: new Uint8Array(values.buffer), columns }
+}
+
 async function run(backend: Backend, op: KernelOp, input: Uint8Array, elements: number): Promise<Uint8Array | number> {
   const output = new Uint8Array(bytesOf(op.to, elements))
-  const { bad } = await backend.prepare(op).run(input, output, elements)
+  const importance = op.weighted === true ? goldenImportance(elements) : undefined
+  const { bad } = await backend.prepare(op).run(input, output, elements, undefined, importance)
   return bad ?? output
 }
 

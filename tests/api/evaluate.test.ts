@@ -1,8 +1,9 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { elementCount } from '../../src/core/dtype.ts'
+import { bytesOf, dtypeInfo, elementCount } from '../../src/core/dtype.ts'
 import * as t from '../../src/core/tensor.ts'
 import type { Recipe } from '../../src/core/tensor.ts'
+import { createReferenceBackend } from '../../src/kernels/reference/index.ts'
 import { ArrayInputs, evaluate } from './run.ts'
 
 /** A tensor as plain numbers: what the operations mean, one element at a time. */
@@ -297,6 +298,54 @@ describe('types', () => {
     expect(floats(part.bytes)).toEqual(whole.slice(100, 400))
     expect(part.used).toBe(part.scratch)
     for (const [i, value] of whole.entries()) expect(Math.abs(value - weights[i]!)).toBeLessThan(0.1)
+  })
+
+  test('importances go to the columns of every row, of each expert its own, over ranges that cut rows', async () => {
+    const shape = [3, 5, 256] as const
+    const { pair, bytes } = leaf(shape, 3)
+    const importance = Float32Array.from({ length: 3 * 256 }, (_, i) => ((i * 31) % 97) / (1 + Math.floor(i / 256)))
+    const files = { weights: bytes, imatrix: new Uint8Array(importance.buffer) }
+    const given = t.read({ dtype: 'f32', shape: [3, 256] }, 'imatrix', 0)
+    const reference = createReferenceBackend()
+    for (const type of ['q4_0', 'q4_k'] as const) {
+      const kernel = reference.prepare({ kind: 'cast', from: 'f32', to: type, weighted: true })
+      const want: Uint8Array[] = []
+      for (let expert = 0; expert < 3; expert++) {
+        const output = new Uint8Array(bytesOf(type, 5 * 256))
+        const values = new Uint8Array(importance.slice(expert * 256, (expert + 1) * 256).buffer)
+        const input = bytes.slice(12 + expert * 5120, 12 + (expert + 1) * 5120)
+        await kernel.run(input, output, 5 * 256, undefined, { values, columns: 256 })
+        want.push(output)
+      }
+      const all = Buffer.concat(want)
+      const recipe = t.cast(pair.recipe, type, given)
+      expect([...t.readsOf(recipe)].map((read) => read.file)).toEqual(['weights', 'imatrix'])
+      const plain = await evaluate(t.cast(pair.recipe, type), new ArrayInputs(files))
+      expect(Buffer.compare(plain.bytes, all)).not.toBe(0)
+      const block = dtypeInfo(type).block
+      for (const [start, count] of [
+        [0, 3 * 5 * 256],
+        [4 * 256, 3 * 256],
+        [256 - block, 2 * block],
+        [9 * 256, block],
+        [0, 0],
+      ] as const) {
+        const inputs = new ArrayInputs(files)
+        const { bytes: got, scratch, used, reads } = await evaluate(recipe, inputs, start, count)
+        expect(Buffer.compare(got, all.subarray(bytesOf(type, start), bytesOf(type, start + count)))).toBe(0)
+        expect(used).toBe(scratch)
+        expect(inputs.bytesRead).toBe(reads)
+      }
+    }
+    for (const bad of [-1, NaN, Infinity]) {
+      const wrong = t.literalF32([256], new Float32Array(256).fill(1).with(7, bad))
+      const evaluated = evaluate(t.cast(pair.recipe, 'q4_k', wrong), new ArrayInputs(files))
+      await expect(evaluated).rejects.toMatchObject({ code: 'malformed' })
+    }
+    expect(t.cast(pair.recipe, 'q8_0', given)).toEqual(t.cast(pair.recipe, 'q8_0'))
+    const tooMany = t.literalF32([255], new Float32Array(255))
+    expect(() => t.cast(pair.recipe, 'q4_k', tooMany)).toThrow(RangeError)
+    expect(() => t.cast(pair.recipe, 'q4_k', t.cast(given, 'f16'))).toThrow(RangeError)
   })
 
   test('a NaN names its element', async () => {

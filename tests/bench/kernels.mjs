@@ -10,16 +10,54 @@ import { loadGgml, TYPES } from '../oracle/ggml.mjs'
 
 const GENERATED = new URL('../../src/kernels/wasm/generated/', import.meta.url)
 /** `enum type` of wasm/kernels.h. */
-const CODES = { q8_0: 3, q4_0: 4, q5_0: 5, q4_k: 6, q6_k: 7 }
+const CODES = {
+  q8_0: 3,
+  q4_0: 4,
+  q5_0: 5,
+  q4_k: 6,
+  q6_k: 7,
+  q4_1: 8,
+  q5_1: 9,
+  q5_k: 10,
+  q2_k: 11,
+  q3_k: 12,
+  iq4_nl: 13,
+  iq4_xs: 14,
+  mxfp4: 15,
+  tq1_0: 16,
+  tq2_0: 17,
+}
 /** How many times as fast as ggml a kernel must be, and should be. */
-const TARGETS = { q4_k: [4.5, 6], q6_k: [3.3, 5], q8_0: [4.5, 5], q4_0: [2.7, 3.5], q5_0: [null, null] }
+const TARGETS = {
+  q2_k: [4.5, 6],
+  q3_k: [2, 3],
+  q4_k: [4.5, 6],
+  q5_k: [4.5, 6],
+  q6_k: [3.3, 5],
+  iq4_nl: [8, 15],
+  iq4_xs: [8, 15],
+  q8_0: [4.5, 5],
+  q4_0: [2.7, 3.5],
+  q4_1: [null, null],
+  q5_0: [null, null],
+  q5_1: [null, null],
+  mxfp4: [null, null],
+  tq1_0: [null, null],
+  tq2_0: [null, null],
+}
+/** The types that take an importance matrix: each is measured with one as well. */
+const WEIGHTED = ['q4_0', 'q4_1', 'q5_0', 'q5_1', 'q2_k', 'q3_k', 'q4_k', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs']
+/** Types that are searched even without one. */
+const SEARCHED = new Set(['q2_k', 'q3_k', 'q4_k', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs'])
 /**
  * A tile of the size that conversions use. On a small one that comes again and again the branch predictor learns the
  * data by heart, and ggml's branchy Q4_0 gets twice as fast as it is on weights that it sees once.
  */
 const SIMPLE_ELEMENTS = 1 << 20
-/** The K types take 20 to 80 times as long. */
-const K_ELEMENTS = 1 << 16
+/** What is searched takes 20 to 80 times as long. */
+const SEARCHED_ELEMENTS = 1 << 16
+/** Columns of the matrix where there are importances. */
+const COLUMNS = 4096
 const ROUNDS = 60
 /** Rounds before V8 has optimised the kernels. */
 const WARM_UP = 15
@@ -54,18 +92,23 @@ function time(repeat, call) {
   return (performance.now() - started) / repeat
 }
 
-async function against(ggml, type) {
-  const elements = type.endsWith('k') ? K_ELEMENTS : SIMPLE_ELEMENTS
+async function against(ggml, type, weighted) {
+  const elements = weighted || SEARCHED.has(type) ? SEARCHED_ELEMENTS : SIMPLE_ELEMENTS
   const values = weights(elements)
   const memory = new WebAssembly.Memory({ initial: 256, maximum: 16384 })
   const { exports: kernels } = await WebAssembly.instantiate(await wasmModule('single'), { env: { memory } })
   const input = (kernels.__heap_base.value + 63) & ~63
-  const output = input + elements * 4
+  const importance = input + elements * 4
+  const output = importance + COLUMNS * 4
   new Float32Array(memory.buffer, input, elements).set(values)
+  const importances = weighted ? weights(COLUMNS).map((value) => value * value) : null
+  if (importances !== null) new Float32Array(memory.buffer, importance, COLUMNS).set(importances)
   const [, bytes, block] = TYPES[type]
   const expected = new Uint8Array((elements / block) * bytes)
-  const ours = () => kernels.convert(0, CODES[type], input, output, elements)
-  const theirs = () => ggml.encode(type, values, expected)
+  const ours = weighted
+    ? () => kernels.convert_weighted(0, CODES[type], input, output, elements, importance, COLUMNS)
+    : () => kernels.convert(0, CODES[type], input, output, elements)
+  const theirs = () => ggml.encode(type, values, expected, importances)
   const repeat = Math.max(1, Math.round(SAMPLE_MS / time(3, theirs)))
   const samples = []
   for (let round = 0; round < ROUNDS + WARM_UP; round++) {
@@ -76,9 +119,9 @@ async function against(ggml, type) {
     throw new Error(`${type}: the bytes are not ggml's`)
   }
   const speed = (ms) => (elements * 4) / ms / 1e3
-  const [floor, goal] = TARGETS[type]
+  const [floor, goal] = weighted ? [null, null] : TARGETS[type]
   return {
-    type,
+    type: weighted ? `${type}, importance` : type,
     oursMBs: Math.round(speed(median(samples.map(([own]) => own)))),
     ggmlMBs: Math.round(speed(median(samples.map(([, other]) => other)))),
     ratio: Number(median(samples.map(([own, other]) => other / own)).toFixed(2)),
@@ -145,7 +188,8 @@ export async function benchKernels() {
   }
   const ggml = loadGgml()
   const types = []
-  for (const type of Object.keys(TARGETS)) types.push(await against(ggml, type))
+  for (const type of Object.keys(TARGETS)) types.push(await against(ggml, type, false))
+  for (const type of WEIGHTED) types.push(await against(ggml, type, true))
   return { types, twoThreads: { type: 'q4_k', gain: await scaling('q4_k') } }
 }
 

@@ -8,7 +8,26 @@ import { createWasmBackend } from '../../src/kernels/wasm/index.ts'
 import { bundleNodeWorker } from '../setup/bundle-node-worker.ts'
 
 export const FLOATS: readonly DType[] = ['f32', 'f16', 'bf16']
-export const BLOCKS: readonly DType[] = ['q8_0', 'q4_0', 'q5_0', 'q4_k', 'q6_k']
+/** The block types that there are kernels for. */
+export const BLOCKS: readonly DType[] = [
+  'q8_0',
+  'q4_0',
+  'q4_1',
+  'q5_0',
+  'q5_1',
+  'q2_k',
+  'q3_k',
+  'q4_k',
+  'q5_k',
+  'q6_k',
+  'iq4_nl',
+  'iq4_xs',
+  'mxfp4',
+  'tq1_0',
+  'tq2_0',
+]
+/** Those that take an importance matrix. */
+export const WEIGHTED: readonly DType[] = BLOCKS.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'].includes(type))
 
 export const reference = createReferenceBackend()
 
@@ -29,17 +48,22 @@ export function floatsView(bytes: Uint8Array): Float32Array {
   return new Float32Array(bytes.slice().buffer)
 }
 
-/** Runs one op over ordinary buffers. */
+/** Runs one op over ordinary buffers; with importances the rows have as many columns. */
 export async function run(
   backend: Backend,
   from: DType,
   to: DType,
   input: Uint8Array,
   elements: number,
+  importance?: Float32Array,
 ): Promise<KernelResult & { readonly output: Uint8Array }> {
   const output = new Uint8Array(bytesOf(to, elements))
-  const result = await backend.prepare({ kind: 'cast', from, to }).run(input, output, elements)
-  return { ...result, output }
+  if (importance === undefined) {
+    return { ...(await backend.prepare({ kind: 'cast', from, to }).run(input, output, elements)), output }
+  }
+  const kernel = backend.prepare({ kind: 'cast', from, to, weighted: true })
+  const rows = { values: bytesView(importance), columns: importance.length }
+  return { ...(await kernel.run(input, output, elements, undefined, rows)), output }
 }
 
 /** Converts what must convert. */
@@ -49,8 +73,9 @@ export async function convert(
   to: DType,
   input: Uint8Array,
   elements: number,
+  importance?: Float32Array,
 ): Promise<Uint8Array> {
-  const { bad, output } = await run(backend, from, to, input, elements)
+  const { bad, output } = await run(backend, from, to, input, elements, importance)
   expect(bad).toBeNull()
   return output
 }

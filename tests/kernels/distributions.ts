@@ -56,3 +56,24 @@ export function distributions(elements: number): ReadonlyMap<string, Float32Arra
     }),
   )
 }
+
+type MakeImportance = (random: () => number) => number
+
+const IMPORTANCES: Readonly<Record<string, MakeImportance>> = {
+  plain: (random) => random() ** 2,
+  'half of them zero': (random) => (random() < 0.5 ? 0 : random() * 100),
+  'nearly all zero': (random) => (random() < 0.98 ? 0 : random()),
+  'of all magnitudes': (random) => 10 ** (random() * 60 - 40),
+  'all equal': () => 1,
+  'all zero': () => 0,
+}
+
+/** Importances of a row of so many columns, by name. */
+export function importances(columns: number): ReadonlyMap<string, Float32Array> {
+  return new Map(
+    Object.entries(IMPORTANCES).map(([name, make], n) => {
+      const random = randoms(n + 100)
+      return [name, Float32Array.from({ length: columns }, () => make(random))]
+    }),
+  )
+}

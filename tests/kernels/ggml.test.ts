@@ -5,11 +5,26 @@ import { bytesOf, type DType } from '../../src/core/dtype.ts'
 import type { Backend } from '../../src/kernels/backend.ts'
 import { noGgml, startGgml, type Ggml } from '../oracle/ggml.ts'
 import { MODELS, noModels } from '../oracle/models.ts'
-import { BLOCKS, bytesView, convert, expectSameBytes, floatsView, FLOATS, reference, wasm } from './backends.ts'
-import { distributions } from './distributions.ts'
+import {
+  BLOCKS,
+  bytesView,
+  convert,
+  expectSameBytes,
+  floatsView,
+  FLOATS,
+  reference,
+  wasm,
+  WEIGHTED,
+} from './backends.ts'
+import { distributions, importances } from './distributions.ts'
 
 /** An odd number of blocks: the WASM kernels take them in twos and fours, through f32 in chunks of eight. */
 const ELEMENTS = 256 * 37
+/** Of the matrices that are quantised by importance: five rows, which are no power of two. */
+const COLUMNS = 256 * 7
+const MATRIX = COLUMNS * 5
+/** The importances that the reference too is tested with here; elsewhere WASM is compared with it. */
+const REFERENCE_KINDS = new Set(['half of them zero', 'of all magnitudes'])
 /** What ggml makes Inf of, our kernels refuse; that is tested elsewhere. */
 const F16_MAX = 65504
 
@@ -52,6 +67,25 @@ describe.skipIf(noGgml !== null)('bytes equal to ggml', () => {
       }
     })
 
+    test(`quantising by importance: ${name}`, async () => {
+      const part = values.subarray(0, MATRIX)
+      for (const from of FLOATS) {
+        const input = await convert(reference, 'f32', from, bytesView(part), MATRIX)
+        const rounded = floatsView(await convert(reference, from, 'f32', input, MATRIX))
+        for (const [kind, importance] of importances(COLUMNS)) {
+          for (const to of WEIGHTED) {
+            const want = await ggml.encode(to, rounded, importance)
+            for (const [label, backend] of backends) {
+              // The reference is slow, and after f16 and bf16 have become f32 nothing differs.
+              if (backend === reference && (from !== 'f32' || !REFERENCE_KINDS.has(kind))) continue
+              const got = await convert(backend, from, to, input, MATRIX, importance)
+              expectSameBytes(got, want, `${label}: ${from} -> ${to}, importances ${kind}`)
+            }
+          }
+        }
+      }
+    })
+
     test(`f16 and bf16: ${name}`, async () => {
       for (const type of ['f16', 'bf16'] as const) {
         const halves = await ggml.encode(type, values)
@@ -67,6 +101,24 @@ describe.skipIf(noGgml !== null)('bytes equal to ggml', () => {
       }
     })
   }
+
+  test('powers of two, and what lies just below them, give MXFP4 the exponent that log2f gives', async () => {
+    const values = new Float32Array(32 * 277 * 60)
+    const bits = new Int32Array(values.buffer)
+    for (let exponent = 0; exponent < 277; exponent++) {
+      for (let below = 0; below < 60; below++) {
+        const at = (exponent * 60 + below) * 32
+        values[at + (below % 32)] = 2 ** (exponent - 149)
+        bits[at + (below % 32)]! -= below
+        values[at + ((below + 7) % 32)] = -(2 ** (exponent - 150))
+      }
+    }
+    const finite = values.map((value) => (Number.isFinite(value) ? value : 0))
+    const want = await ggml.encode('mxfp4', finite)
+    for (const [label, backend] of backends) {
+      expectSameBytes(await convert(backend, 'f32', 'mxfp4', bytesView(finite), finite.length), want, label)
+    }
+  })
 
   test('all halves there are, both ways, and all neighbours of what rounds to them', async () => {
     for (const type of ['f16', 'bf16'] as const) {

@@ -3,8 +3,20 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { bytesOf, DTYPES, type DType } from '../../src/core/dtype.ts'
 import type { Backend } from '../../src/kernels/backend.ts'
 import { decodeF16, encodeBf16, encodeF16 } from '../../src/kernels/reference/float.ts'
+import { CODECS } from '../../src/kernels/reference/index.ts'
 import { COMMON_OPS, selfTest } from '../../src/kernels/selftest.ts'
-import { BLOCKS, bytesView, convert, expectSameBytes, floatsView, FLOATS, reference, run, wasm } from './backends.ts'
+import {
+  BLOCKS,
+  bytesView,
+  convert,
+  expectSameBytes,
+  floatsView,
+  FLOATS,
+  reference,
+  run,
+  wasm,
+  WEIGHTED,
+} from './backends.ts'
 import { gaussian, randoms } from './distributions.ts'
 
 let local: Backend
@@ -72,6 +84,37 @@ describe('WASM against the reference', () => {
     )
   })
 
+  test('by importance too', async () => {
+    const word = fc.oneof(fc.integer({ min: 0, max: 0x7f7fffff }), fc.integer({ min: 0x30000000, max: 0x43000000 }))
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(...WEIGHTED),
+        fc.array(fc.tuple(word, fc.boolean()), { minLength: 8, maxLength: 64 }),
+        fc.array(fc.oneof(fc.constant(0), word), { minLength: 2, maxLength: 20 }),
+        fc.integer({ min: 0, max: 2 ** 31 }),
+        fc.boolean(),
+        async (to, words, importances, seed, tame) => {
+          const random = randoms(seed)
+          const calm = (value: number): number => (tame && value !== 0 ? (value % 0x13000000) + 0x30000000 : value)
+          const bits = Uint32Array.from({ length: ELEMENTS * 2 }, () => {
+            const [value, negative] = words[Math.floor(random() * words.length)]!
+            return (calm(value) | (negative ? 0x80000000 : 0)) >>> 0
+          })
+          const columns = Uint32Array.from({ length: ELEMENTS }, () =>
+            calm(importances[Math.floor(random() * importances.length)]!),
+          )
+          const input = new Uint8Array(bits.buffer)
+          const importance = new Float32Array(columns.buffer)
+          const want = await run(reference, 'f32', to, input, ELEMENTS * 2, importance)
+          const got = await run(local, 'f32', to, input, ELEMENTS * 2, importance)
+          expect(got.bad).toBe(want.bad)
+          if (want.bad === null) expectSameBytes(got.output, want.output, to)
+        },
+      ),
+      { numRuns: 400 },
+    )
+  })
+
   test('any blocks dequantise to the same bytes, or blame the same element', async () => {
     await fc.assert(
       fc.asyncProperty(fc.constantFrom(...BLOCKS), fc.integer(), fc.boolean(), async (from, seed, tame) => {
@@ -81,7 +124,7 @@ describe('WASM against the reference', () => {
         if (tame) {
           for (let i = 0; i < ELEMENTS / block; i++) {
             // Exponents of f16 scales that are neither Inf nor NaN.
-            for (const at of from === 'q6_k' ? [209] : from === 'q4_k' ? [1, 3] : [1]) input[i * bytes + at]! &= 0xbb
+            for (const at of CODECS[from]!.scales) input[i * bytes + at + 1]! &= 0xbb
           }
         }
         const [want, got] = [
@@ -176,12 +219,85 @@ describe('what must not pass', () => {
   })
 
   test('a scale that overflows f16 blames the largest value of its block', async () => {
-    for (const to of BLOCKS) {
+    // MXFP4's scale is an exponent that reaches as far as f32's.
+    for (const to of BLOCKS.filter((type) => type !== 'mxfp4')) {
       const values = new Float32Array(ELEMENTS).fill(1)
       values[300] = -3e9
       values[301] = 3e9
       for (const backend of [reference, local, pool]) {
         expect((await run(backend, 'f32', to, bytesView(values), ELEMENTS)).bad).toBe(300)
+      }
+    }
+  })
+})
+
+describe('importances', () => {
+  test('NaN and Inf are found at every position, whatever overflows before them', async () => {
+    const importance = new Float32Array(ELEMENTS).fill(1)
+    for (const to of WEIGHTED) {
+      for (let at = 0; at < ELEMENTS * 2; at += 37) {
+        const values = new Float32Array(ELEMENTS * 2).fill(0.5)
+        values[at] = [NaN, Infinity, -Infinity][at % 3]!
+        for (const backend of [local, reference]) {
+          if (backend === reference && at % 5 > 0) continue
+          expect((await run(backend, 'f32', to, bytesView(values), ELEMENTS * 2, importance)).bad, to).toBe(at)
+        }
+      }
+    }
+  })
+
+  test('rows longer than a slice, many rows, in and out of the arena, on two threads', async () => {
+    const random = randoms(5)
+    for (const [rows, columns] of [
+      [2, 768 * 1024],
+      [300, 2304],
+    ] as const) {
+      const elements = rows * columns
+      const values = Float32Array.from({ length: elements }, () => random() - 0.5)
+      const importance = Float32Array.from({ length: columns }, () => random())
+      const want = await convert(local, 'f32', 'q4_0', bytesView(values), elements, importance)
+      expectSameBytes(await convert(pool, 'f32', 'q4_0', bytesView(values), elements, importance), want, 'copied')
+      const input = pool.arena.alloc(values.byteLength)
+      const output = pool.arena.alloc(want.length)
+      const held = pool.arena.alloc(importance.byteLength)
+      input.set(bytesView(values))
+      held.set(bytesView(importance))
+      const kernel = pool.prepare({ kind: 'cast', from: 'f32', to: 'q4_0', weighted: true })
+      await kernel.run(input, output, elements, undefined, { values: held, columns })
+      expectSameBytes(output, want, 'in place')
+      for (const buffer of [input, output, held]) pool.arena.free(buffer)
+    }
+  })
+
+  test('ops that need them, ops that take none, and rows that do not fit are refused', async () => {
+    const weighted = { kind: 'cast', from: 'f32', to: 'q4_k', weighted: true } as const
+    const row = (columns: number) => ({ values: new Uint8Array(columns * 4), columns })
+    for (const backend of [reference, local]) {
+      const kernel = backend.prepare(weighted)
+      const buffers = [new Uint8Array(2048), new Uint8Array(288), 512] as const
+      const refused = expect.objectContaining({ code: 'internal' })
+      await expect(kernel.run(...buffers)).rejects.toEqual(refused)
+      await expect(kernel.run(...buffers, undefined, row(128))).rejects.toEqual(refused)
+      await expect(kernel.run(...buffers, undefined, row(768))).rejects.toEqual(refused)
+      await expect(kernel.run(...buffers, undefined, { ...row(128), columns: 256 })).rejects.toEqual(refused)
+      const plain = backend.prepare({ kind: 'cast', from: 'f32', to: 'q4_k' })
+      await expect(plain.run(...buffers, undefined, row(256))).rejects.toEqual(refused)
+      for (const to of ['q8_0', 'mxfp4', 'f16'] as const) expect(backend.speed({ ...weighted, to })).toBe(0)
+    }
+  })
+
+  test('types without a kernel are unsupported, not a crash', () => {
+    for (const type of ['iq2_xxs', 'iq1_m', 'iq3_s'] as const) {
+      for (const backend of [reference, local]) {
+        for (const op of [
+          { kind: 'cast', from: 'f32', to: type },
+          { kind: 'cast', from: type, to: 'f32' },
+          { kind: 'cast', from: type, to: type },
+          { kind: 'cast', from: 'f32', to: type, weighted: true },
+        ] as const) {
+          expect(backend.speed(op)).toBe(0)
+          expect(() => backend.prepare(op)).toThrow(expect.objectContaining({ code: 'unsupported' }))
+        }
       }
     }
   })

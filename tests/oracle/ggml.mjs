@@ -10,11 +10,21 @@ const require = createRequire(import.meta.url)
 export const TYPES = {
   f16: [1, 2, 1],
   q4_0: [2, 18, 32],
+  q4_1: [3, 20, 32],
   q5_0: [6, 22, 32],
+  q5_1: [7, 24, 32],
   q8_0: [8, 34, 32],
+  q2_k: [10, 84, 256],
+  q3_k: [11, 110, 256],
   q4_k: [12, 144, 256],
+  q5_k: [13, 176, 256],
   q6_k: [14, 210, 256],
+  iq4_nl: [20, 18, 32],
+  iq4_xs: [23, 136, 256],
   bf16: [30, 2, 1],
+  tq1_0: [34, 54, 256],
+  tq2_0: [35, 66, 256],
+  mxfp4: [39, 17, 32],
 }
 
 /** The calls that the tests use. */
@@ -31,19 +41,20 @@ export function loadGgml() {
     bf16: row('ggml_fp32_to_bf16_row'),
     from_f16: row('ggml_fp16_to_fp32_row'),
     from_bf16: row('ggml_bf16_to_fp32_row'),
-    from_q4_0: row('dequantize_row_q4_0'),
-    from_q5_0: row('dequantize_row_q5_0'),
-    from_q8_0: row('dequantize_row_q8_0'),
-    from_q4_k: row('dequantize_row_q4_K'),
-    from_q6_k: row('dequantize_row_q6_K'),
+  }
+  for (const type of Object.keys(TYPES)) {
+    if (!type.endsWith('f16')) rows[`from_${type}`] = row(`dequantize_row_${type.replace(/_k$/, '_K')}`)
   }
   return {
-    /** f32 values as a type's bytes, one row without importance matrix. */
-    encode(type, values, into) {
+    /** f32 values as a type's bytes: one row, or as many as there are of the importances' length. */
+    encode(type, values, into, importance = null) {
       const [number, bytes, block] = TYPES[type]
       const out = into ?? new Uint8Array((values.length / block) * bytes)
       if (type === 'f16' || type === 'bf16') rows[type](values, out, values.length)
-      else quantizeChunk(number, values, out, 0, 1, values.length, null)
+      else {
+        const perRow = importance?.length ?? values.length
+        quantizeChunk(number, values, out, 0, values.length / perRow, perRow, importance)
+      }
       return out
     },
     /** A type's bytes as f32 values. */
@@ -58,9 +69,12 @@ export function loadGgml() {
 
 if (process.send !== undefined && process.argv[1] === import.meta.filename) {
   const ggml = loadGgml()
-  process.on('message', ({ id, op, type, data }) => {
+  process.on('message', ({ id, op, type, data, importance }) => {
     try {
-      process.send({ id, value: op === 'encode' ? ggml.encode(type, data) : ggml.decode(type, data) })
+      process.send({
+        id,
+        value: op === 'encode' ? ggml.encode(type, data, undefined, importance) : ggml.decode(type, data),
+      })
     } catch (error) {
       process.send({ id, error: String(error) })
     }

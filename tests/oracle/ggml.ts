@@ -8,8 +8,11 @@ export const noGgml: string | null = libraryFolder().reason
 
 /** ggml's own conversions. */
 export interface Ggml {
-  /** f32 values as the bytes of a type (f16, bf16 and the block types), without importance matrix. */
-  encode(type: DType, values: Float32Array): Promise<Uint8Array>
+  /**
+   * f32 values as the bytes of a type (f16, bf16 and the block types). With importances the values are rows of that many
+   * columns, else one row.
+   */
+  encode(type: DType, values: Float32Array, importance?: Float32Array): Promise<Uint8Array>
   /** The bytes of a type as f32 values. */
   decode(type: DType, bytes: Uint8Array): Promise<Float32Array>
   close(): void
@@ -33,14 +36,20 @@ export function startGgml(): Ggml {
     for (const one of waiting.values()) one.reject(new Error(`ggml died (${signal ?? code})`))
     waiting.clear()
   })
-  const call = (op: string, type: DType, data: Uint8Array | Float32Array): Promise<unknown> =>
+  const call = (
+    op: string,
+    type: DType,
+    data: Uint8Array | Float32Array,
+    importance?: Float32Array,
+  ): Promise<unknown> =>
     new Promise((resolve, reject) => {
       const id = next++
       waiting.set(id, { resolve, reject })
-      child.send({ id, op, type, data })
+      child.send({ id, op, type, data, importance })
     })
   return {
-    encode: async (type, values) => new Uint8Array((await call('encode', type, values)) as Uint8Array),
+    encode: async (type, values, importance) =>
+      new Uint8Array((await call('encode', type, values, importance)) as Uint8Array),
     decode: async (type, bytes) => (await call('decode', type, bytes)) as Float32Array,
     close: () => void child.kill(),
   }

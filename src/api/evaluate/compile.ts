@@ -3,6 +3,7 @@ import { cast, type Producer, type Recipe } from '../../core/tensor.ts'
 import { affineEvaluator, castEvaluator, reduceEvaluator, reshapeEvaluator } from './elementwise.ts'
 import { generateEvaluator } from './generate.ts'
 import { literalEvaluator, productEvaluator, readEvaluator } from './leaf.ts'
+import { weightedCastEvaluator } from './importance.ts'
 import type { Evaluator } from './node.ts'
 import { permuteEvaluator } from './permute.ts'
 import { concatEvaluator, gatherEvaluator, padEvaluator, sliceEvaluator } from './runs.ts'
@@ -26,7 +27,9 @@ export function compile(recipe: Recipe, depth = 0): Evaluator {
     case 'product':
       return productEvaluator(recipe)
     case 'cast':
-      return castEvaluator(recipe, inner(recipe.of))
+      return recipe.importance === undefined
+        ? castEvaluator(recipe, inner(recipe.of))
+        : weightedCastEvaluator(recipe, inner(recipe.of), inF32(recipe.importance))
     case 'slice':
       return sliceEvaluator(recipe, inner(recipe.of))
     case 'concat':

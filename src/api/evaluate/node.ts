@@ -97,3 +97,10 @@ export function sequenceBytes(steps: readonly { readonly kept: number; readonly 
   }
   return most
 }
+
+/** The least number that is a multiple of both. */
+export function commonMultiple(a: number, b: number): number {
+  let [x, y] = [a, b]
+  while (y !== 0) [x, y] = [y, x % y]
+  return (a / x) * b
+}

@@ -1,5 +1,13 @@
 import type { DType } from '../../core/dtype.ts'
 
+/** What an importance matrix says of one block. */
+export interface BlockImportance {
+  /** The importance of each element's column. */
+  readonly values: Float32Array
+  /** The mean square of the whole row, as {@link sumSquares} adds it up. */
+  readonly rowMeanSquare: number
+}
+
 /**
  * A block type in plain TypeScript. Both functions work on exactly one block and neither checks its values: the
  * reference backend does, the same way for all types.
@@ -8,6 +16,8 @@ export interface BlockCodec {
   readonly dtype: DType
   /** Writes the block of the values `x` into `out`. Every operation rounds to float32, as in ggml's C. */
   quantise(x: Float32Array, out: DataView): void
+  /** The same with an importance matrix; absent where the type takes none. */
+  quantiseWeighted?(x: Float32Array, out: DataView, importance: BlockImportance): void
   /** Writes the values of the block into `y`. */
   dequantise(block: DataView, y: Float32Array): void
   /** Byte offsets of the block's f16 scales: where one of them is not finite, the block holds nothing. */
@@ -55,4 +65,30 @@ export function signedMax(x: Float32Array): number {
 /** ggml's `MIN(high, MAX(low, value))` on integers. */
 export function clamp(value: number, low: number, high: number): number {
   return Math.max(low, Math.min(high, value))
+}
+
+/** The sum of the squares, added in order. */
+export function sumSquares(x: Float32Array): number {
+  let sum = 0
+  for (const value of x) sum = f32(sum + f32(value * value))
+  return sum
+}
+
+/** The greatest of 0 and the values; what is not a number does not count. */
+export function largest(values: readonly number[]): number {
+  let max = 0
+  for (const value of values) if (value > max) max = value
+  return max
+}
+
+/** ggml's weights by importance: q * sqrt(sigma2 + x^2). */
+export function importanceWeights(x: Float32Array, importance: Float32Array, sigma2: number): Float32Array {
+  return x.map((value, i) => (importance[i] ?? 0) * f32(Math.sqrt(f32(sigma2 + f32(value * value)))))
+}
+
+/** Sums of a sub-block's weights, in order. */
+export function sumOf(weights: Float32Array): number {
+  let sum = 0
+  for (const weight of weights) sum = f32(sum + weight)
+  return sum
 }

@@ -2,8 +2,10 @@
  * Q5_0: 32 values, an f16 scale, 32 fifth bits and 16 bytes; value = d * (q - 16). The low four bits lie as in Q4_0;
  * bit i of the little endian word at offset 2 is the fifth of value i. Layout: `block_q5_0` of ggml-common.h.
  */
-import { f32, signedMax, toInt8, type BlockCodec } from './codec.ts'
+import { f32, importanceWeights, signedMax, toInt8, type BlockCodec } from './codec.ts'
+import { writeCodes5 } from './codes32.ts'
 import { decodeF16, encodeF16 } from './float.ts'
+import { searchScale } from './search.ts'
 
 export const q5_0: BlockCodec = {
   dtype: 'q5_0',
@@ -22,6 +24,12 @@ export const q5_0: BlockCodec = {
       fifth |= ((high >> 4) & 1) << (j + 16)
     }
     out.setUint32(2, fifth >>> 0, true)
+  },
+  quantiseWeighted(x, out, importance) {
+    const codes = new Uint8Array(x.length)
+    const weights = importanceWeights(x, importance.values, importance.rowMeanSquare)
+    out.setUint16(0, encodeF16(searchScale(x, weights, codes, 16)), true)
+    writeCodes5(codes, out, 2)
   },
   dequantise(block, y) {
     const d = decodeF16(block.getUint16(0, true))

@@ -4,8 +4,8 @@
  */
 import { DTYPES } from '../../core/dtype.ts'
 import { AppError, throwIfAborted } from '../../core/errors.ts'
-import type { Backend, Kernel, KernelOp } from '../backend.ts'
-import { checkBuffers, describeOp } from '../check.ts'
+import type { Backend, Importance, Kernel, KernelOp } from '../backend.ts'
+import { checkBuffers, checkImportance, describeOp, sliceOfRows } from '../check.ts'
 import { createArena, type WasmArena } from './arena.ts'
 import {
   canShareMemory,
@@ -18,7 +18,7 @@ import {
 } from './module.ts'
 import { opCodes, opSpeed } from './ops.ts'
 import { createLocalExecutor, createPool, type Executor } from './pool.ts'
-import type { Job, WorkerLike } from './worker.ts'
+import { runJob, type Job, type WorkerLike } from './worker.ts'
 
 export { serveKernelWorker } from './worker.ts'
 export type { FromWorker, ToWorker, WorkerLike, WorkerPort } from './worker.ts'
@@ -65,7 +65,7 @@ async function startLocal(maxBytes: number, limitation: string | null): Promise<
   const memory = createMemory(bytes, bytes, false)
   const kernels = await instantiateKernels(module, memory)
   const base = Math.max(BASE, kernels.__heap_base.value)
-  const convert = (job: Job): number => kernels.convert(job.from, job.to, job.input, job.output, job.elements)
+  const convert = (job: Job): number => runJob(kernels, job)
   return { arena: createArena(memory, base, bytes, false), executor: createLocalExecutor(convert), limitation }
 }
 
@@ -93,6 +93,22 @@ function earliest(results: readonly number[]): number {
   return results.reduce((least, bad) => (bad >= 0 && (least < 0 || bad < least) ? bad : least), -1)
 }
 
+/** What a job is told of importances. */
+type Rows = Required<Pick<Job, 'importance' | 'columns'>>
+
+/** Brings importances into the arena unless they lie there. */
+function stageImportance(
+  arena: WasmArena,
+  importance: Importance | undefined,
+): { rows: Rows; copy?: Uint8Array } | null {
+  if (importance === undefined) return null
+  const { values, columns } = importance
+  if (arena.owns(values)) return { rows: { importance: values.byteOffset, columns } }
+  const copy = arena.alloc(columns * 4)
+  copy.set(values.subarray(0, copy.byteLength))
+  return { rows: { importance: copy.byteOffset, columns }, copy }
+}
+
 function createKernel(op: KernelOp, { arena, executor }: Runtime): Kernel {
   const codes = opCodes(op)
   if (codes === null) throw new AppError('unsupported', `The WASM kernels have no ${describeOp(op)}.`)
@@ -100,11 +116,18 @@ function createKernel(op: KernelOp, { arena, executor }: Runtime): Kernel {
   const at = (type: KernelOp['from'], elements: number): number => (elements / DTYPES[type].block) * DTYPES[type].bytes
 
   /** Converts inside the arena, the slices on all threads. */
-  async function convert(input: number, output: number, elements: number, signal?: AbortSignal): Promise<number> {
+  async function convert(
+    input: number,
+    output: number,
+    elements: number,
+    signal: AbortSignal | undefined,
+    rows: Rows | undefined,
+  ): Promise<number> {
     const slices: Promise<number>[] = []
-    for (let start = 0; start < elements; start += SLICE) {
-      const count = Math.min(SLICE, elements - start)
-      const job = { from, to, input: input + at(op.from, start), output: output + at(op.to, start), elements: count }
+    const slice = rows === undefined ? SLICE : sliceOfRows(SLICE, rows.columns)
+    for (let start = 0; start < elements; start += slice) {
+      const place = { input: input + at(op.from, start), output: output + at(op.to, start) }
+      const job = { from, to, ...place, elements: Math.min(slice, elements - start), ...rows }
       slices.push(executor.submit(job, signal).then((bad) => (bad < 0 ? bad : bad + start)))
     }
     // All must have let go of the buffers before the run settles.
@@ -119,9 +142,10 @@ function createKernel(op: KernelOp, { arena, executor }: Runtime): Kernel {
     input: Uint8Array,
     output: Uint8Array,
     elements: number,
-    signal?: AbortSignal,
+    signal: AbortSignal | undefined,
+    rows: Rows | undefined,
   ): Promise<number> {
-    const window = Math.min(WINDOW, elements)
+    const window = Math.min(rows === undefined ? WINDOW : sliceOfRows(WINDOW, rows.columns), elements)
     const staged: Uint8Array[] = []
     const stage = (buffer: Uint8Array, bytes: number): Uint8Array => {
       if (arena.owns(buffer)) return buffer
@@ -138,7 +162,7 @@ function createKernel(op: KernelOp, { arena, executor }: Runtime): Kernel {
         if (from !== input) from.set(input.subarray(readAt, readAt + reads))
         const source = from.byteOffset + (from === input ? readAt : 0)
         const target = to.byteOffset + (to === output ? writeAt : 0)
-        const bad = await convert(source, target, count, signal)
+        const bad = await convert(source, target, count, signal, rows)
         if (bad >= 0) return start + bad
         if (to !== output) output.set(to.subarray(0, writes), writeAt)
       }
@@ -150,15 +174,21 @@ function createKernel(op: KernelOp, { arena, executor }: Runtime): Kernel {
 
   return {
     op,
-    async run(input, output, elements, signal) {
+    async run(input, output, elements, signal, importance) {
       checkBuffers(op, input, output, elements)
+      checkImportance(op, elements, importance)
       throwIfAborted(signal)
       if (elements === 0) return { bad: null }
-      const inPlace = arena.owns(input) && arena.owns(output)
-      const bad = inPlace
-        ? await convert(input.byteOffset, output.byteOffset, elements, signal)
-        : await convertCopied(input, output, elements, signal)
-      return { bad: bad < 0 ? null : bad }
+      const staged = stageImportance(arena, importance)
+      try {
+        const inPlace = arena.owns(input) && arena.owns(output)
+        const bad = inPlace
+          ? await convert(input.byteOffset, output.byteOffset, elements, signal, staged?.rows)
+          : await convertCopied(input, output, elements, signal, staged?.rows)
+        return { bad: bad < 0 ? null : bad }
+      } finally {
+        if (staged?.copy !== undefined) arena.free(staged.copy)
+      }
     },
   }
 }

@@ -20,9 +20,19 @@ interface WasmApi {
 }
 
 /** What the kernels export. */
-interface KernelExports {
+export interface KernelExports {
   /** The index of the first bad element, -1 if all are good, -2 if there is no such conversion. */
   convert(from: number, to: number, input: number, output: number, elements: number): number
+  /** The same by importance: f32 at `importance`, one for each of the `columns` of a row. */
+  convert_weighted(
+    from: number,
+    to: number,
+    input: number,
+    output: number,
+    elements: number,
+    importance: number,
+    columns: number,
+  ): number
   readonly __heap_base: { readonly value: number }
   readonly __stack_pointer: { value: number }
 }
@@ -31,7 +41,7 @@ interface KernelExports {
 export const PAGE = 65536
 /** What the module was linked for (wasm/build.mjs); a memory may have less. */
 export const MAX_BYTES = 1 << 30
-/** Stack of a thread: 8 KiB of converted input and 9 KiB of search state, and room to spare. */
+/** Stack of a thread: 8 KiB of converted input, 9 KiB of search state and 4 KiB of a last group filled up, and room to spare. */
 export const STACK_BYTES = 65536
 
 function api(): WasmApi {

@@ -11,13 +11,24 @@ const CODES: { readonly [D in DType]?: number } = {
   q5_0: 5,
   q4_k: 6,
   q6_k: 7,
+  q4_1: 8,
+  q5_1: 9,
+  q5_k: 10,
+  q2_k: 11,
+  q3_k: 12,
+  iq4_nl: 13,
+  iq4_xs: 14,
+  mxfp4: 15,
+  tq1_0: 16,
+  tq2_0: 17,
 }
 const LAST_FLOAT = 2
 
-/** The two type numbers that the module's `convert` takes for an op, or null if it cannot do it. */
+/** The two type numbers that the module's `convert` or `convert_weighted` takes for an op, or null if it cannot do it. */
 export function opCodes(op: KernelOp): readonly [number, number] | null {
   const [from, to] = [CODES[op.from], CODES[op.to]]
   if (from === undefined || to === undefined) return null
+  if (op.weighted === true) return from <= LAST_FLOAT && WEIGHTED_SPEED[op.to] !== undefined ? [from, to] : null
   return from <= LAST_FLOAT || to === CODES.f32 ? [from, to] : null
 }
 
@@ -28,14 +39,38 @@ export function opCodes(op: KernelOp): readonly [number, number] | null {
 const QUANTISE_SPEED: { readonly [D in DType]?: number } = {
   q8_0: 2.2e9,
   q4_0: 2e9,
+  q4_1: 2e9,
   q5_0: 2e9,
+  q5_1: 2e9,
+  q2_k: 90e6,
+  q3_k: 200e6,
   q4_k: 80e6,
+  q5_k: 90e6,
   q6_k: 170e6,
+  iq4_nl: 90e6,
+  iq4_xs: 90e6,
+  mxfp4: 400e6,
+  tq1_0: 500e6,
+  tq2_0: 1e9,
+}
+/** The same with an importance matrix; the types that take one. */
+const WEIGHTED_SPEED: { readonly [D in DType]?: number } = {
+  q4_0: 100e6,
+  q4_1: 40e6,
+  q5_0: 100e6,
+  q5_1: 40e6,
+  q2_k: 40e6,
+  q3_k: 80e6,
+  q4_k: 40e6,
+  q5_k: 40e6,
+  q6_k: 150e6,
+  iq4_nl: 80e6,
+  iq4_xs: 80e6,
 }
 const CAST_SPEED = 1.5e9
 
 /** Elements per second of one thread for an op, roughly; 0 if the module cannot do it. */
 export function opSpeed(op: KernelOp): number {
   if (opCodes(op) === null) return 0
-  return QUANTISE_SPEED[op.to] ?? CAST_SPEED
+  return (op.weighted === true ? WEIGHTED_SPEED : QUANTISE_SPEED)[op.to] ?? CAST_SPEED
 }

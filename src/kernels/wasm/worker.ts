@@ -3,7 +3,7 @@
  * memory, and messages name addresses.
  */
 import { AppError, type ErrorData } from '../../core/errors.ts'
-import { instantiateKernels, type WasmMemory, type WasmModule } from './module.ts'
+import { instantiateKernels, type KernelExports, type WasmMemory, type WasmModule } from './module.ts'
 
 /** A conversion, as the module's `convert` takes it. */
 export interface Job {
@@ -12,6 +12,16 @@ export interface Job {
   readonly input: number
   readonly output: number
   readonly elements: number
+  /** Where importances are taken: the address of a row's, and how many they are. */
+  readonly importance?: number
+  readonly columns?: number
+}
+
+/** Runs a job; the module's result. */
+export function runJob(kernels: KernelExports, job: Job): number {
+  const { from, to, input, output, elements, importance, columns } = job
+  if (importance === undefined || columns === undefined) return kernels.convert(from, to, input, output, elements)
+  return kernels.convert_weighted(from, to, input, output, elements, importance, columns)
 }
 
 /** To the worker: once `init`, then jobs. */
@@ -48,7 +58,7 @@ export function serveKernelWorker(port: WorkerPort): void {
 
   async function init(module: WasmModule, memory: WasmMemory, stackTop: number): Promise<void> {
     const kernels = await instantiateKernels(module, memory, stackTop)
-    convert = (job) => kernels.convert(job.from, job.to, job.input, job.output, job.elements)
+    convert = (job) => runJob(kernels, job)
     port.post({ kind: 'ready' })
   }
 
