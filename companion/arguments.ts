@@ -28,11 +28,14 @@ export function parseArguments(
   flags: readonly FlagSpec[],
   specs: readonly OptionSpec[],
 ): Arguments {
-  const config: Record<string, { type: 'string' | 'boolean'; short?: string }> = {}
+  const config: Record<string, { type: 'string' | 'boolean'; short?: string; multiple?: boolean }> = {}
   for (const { name, short, value } of flags) {
     config[name] = { type: value === undefined ? 'boolean' : 'string', ...(short === undefined ? {} : { short }) }
   }
-  for (const { name, kind } of specs) config[name] = { type: kind.kind === 'flag' ? 'boolean' : 'string' }
+  for (const { name, kind } of specs) {
+    const many = kind.kind === 'text' && kind.many === true
+    config[name] = { type: kind.kind === 'flag' ? 'boolean' : 'string', ...(many ? { multiple: true } : {}) }
+  }
   let parsed
   try {
     parsed = parseArgs({ args: [...args], options: config, allowPositionals: true, strict: true })
@@ -44,8 +47,9 @@ export function parseArguments(
   const given = new Map<string, string | true>()
   const options: Record<string, OptionValue> = {}
   for (const [name, value] of Object.entries(parsed.values)) {
-    if (value === undefined || value === false || Array.isArray(value)) continue
-    if (own.has(name)) given.set(name, value)
+    if (value === undefined || value === false) continue
+    if (Array.isArray(value)) options[name] = value.join('\n')
+    else if (own.has(name)) given.set(name, value)
     else options[name] = value
   }
   return { positionals: parsed.positionals, flags: given, options }

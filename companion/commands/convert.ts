@@ -117,18 +117,24 @@ async function fakeConfig(path: string): Promise<FakeWeights> {
 }
 
 async function textOf(path: string, limit: number): Promise<string> {
+  return new TextDecoder().decode(await bytesOf(path, limit))
+}
+
+async function bytesOf(path: string, limit: number): Promise<Uint8Array> {
   const full = resolve(path)
-  return new TextDecoder().decode(await readFile(await openPath(full), basename(full), limit))
+  return readFile(await openPath(full), basename(full), limit)
 }
 
 /** What a config.json may have at the most, vision models' thousands of labels included. */
 const MAX_OPTION_BYTES = 1 << 24
 
-/** Options that are the text of a file, given as its path; JSON itself is taken as it is. */
+/** Options that are a file or its text, given as its path; JSON itself is taken as it is. */
 async function withFiles(options: OptionValues, specs: readonly OptionSpec[]): Promise<OptionValues> {
   const read = { ...options }
   for (const { name, kind } of specs) {
     const value = read[name]
+    if (kind.kind === 'file' && typeof value === 'string')
+      read[name] = { name: basename(value), bytes: await bytesOf(value, kind.maxBytes) }
     if (kind.kind !== 'text' || kind.file !== true || typeof value !== 'string' || /^\s*[{[]/.test(value)) continue
     read[name] = await textOf(value, MAX_OPTION_BYTES)
   }

@@ -72,6 +72,8 @@ export function optionText({ name, kind, help }: OptionSpec, indent: number): st
       return definitions([[`--${name} N`, help]], { indent })
     case 'text':
       return definitions([[`--${name} TEXT`, help]], { indent })
+    case 'file':
+      return definitions([[`--${name} FILE`, help]], { indent })
     case 'choice': {
       const choices = kind.choices.map((choice): [string, string] => [
         choice.value,

@@ -14,8 +14,20 @@ export type OptionKind =
   | { readonly kind: 'choice'; readonly choices: readonly Choice[]; readonly default: string }
   | { readonly kind: 'flag'; readonly default: boolean }
   | { readonly kind: 'integer'; readonly min: number; readonly max: number; readonly default: number | null }
-  /** With `file` the value is the text of a file, whose path the command takes. */
-  | { readonly kind: 'text'; readonly default: string | null; readonly file?: true }
+  /**
+   * With `file` the value is the text of a file, whose path the command takes. With `many` it may be given several
+   * times: each on a line of its own.
+   */
+  | { readonly kind: 'text'; readonly default: string | null; readonly file?: true; readonly many?: true }
+  /** The bytes of a file of at most `maxBytes`, whose path the command takes and which the UI lets choose. */
+  | { readonly kind: 'file'; readonly maxBytes: number; readonly default: null }
+
+/** A file given as an option: small enough to be held in memory. */
+export interface FileValue {
+  /** Its own name, for messages. */
+  readonly name: string
+  readonly bytes: Uint8Array
+}
 
 export interface Choice {
   readonly value: string
@@ -23,9 +35,13 @@ export interface Choice {
   readonly title: string
   /** When to take it, one sentence. */
   readonly help: string
+  /** One of the few that most people want: shown first, the others on demand. */
+  readonly featured?: true
+  /** Other spellings that the command takes. */
+  readonly aliases?: readonly string[]
 }
 
-export type OptionValue = string | number | boolean | null
+export type OptionValue = string | number | boolean | FileValue | null
 export type OptionValues = Readonly<Record<string, OptionValue>>
 
 /**
@@ -48,12 +64,13 @@ function resolveOption(spec: OptionSpec, value: OptionValue | undefined): Option
   const { kind } = spec
   if (value === undefined || value === null) return kind.default
   const fail = (hint: string): never => {
-    throw new AppError('bad-option', `--${spec.name} cannot be ${JSON.stringify(value)}`, { hint })
+    const shown = typeof value === 'object' ? 'a file' : JSON.stringify(value)
+    throw new AppError('bad-option', `--${spec.name} cannot be ${shown}`, { hint })
   }
   switch (kind.kind) {
     case 'choice': {
-      const wanted = String(value).toLowerCase()
-      const found = kind.choices.find((choice) => choice.value === wanted)
+      const wanted = typeof value === 'object' ? '' : String(value).toLowerCase()
+      const found = kind.choices.find((choice) => choice.value === wanted || choice.aliases?.includes(wanted) === true)
       return found?.value ?? fail(`Choose one of ${kind.choices.map((choice) => choice.value).join(', ')}.`)
     }
     case 'flag':
@@ -65,5 +82,11 @@ function resolveOption(spec: OptionSpec, value: OptionValue | undefined): Option
     }
     case 'text':
       return typeof value === 'string' ? value : fail('It takes text.')
+    case 'file':
+      if (typeof value !== 'object') return fail('It takes a file.')
+      if (value.bytes.length <= kind.maxBytes) return value
+      throw new AppError('bad-option', `${value.name} takes ${value.bytes.length} bytes, too many for --${spec.name}`, {
+        hint: `It is held in memory, so it may take ${kind.maxBytes} at most.`,
+      })
   }
 }

@@ -1,7 +1,6 @@
 import type { Folder } from '../../core/bytes.ts'
 import type { Checkpoint } from '../../core/checkpoint.ts'
-import { AppError } from '../../core/errors.ts'
-import type { OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
+import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Plan } from '../../core/plan.ts'
 import { GGUF_MAGIC } from '../containers/gguf/types.ts'
 import type { Engine, Match } from '../engine.ts'
@@ -9,29 +8,13 @@ import { EDIT_OPTIONS } from './edit.ts'
 import { modelEntries, partOf } from './files.ts'
 import { SPLIT_OPTIONS } from './lay.ts'
 import { planGguf } from './layout.ts'
-import { DEFAULT_MIX, MIXES, type Mix } from './mix.ts'
 import { ggufModelOf, openGguf } from './open.ts'
 import { planFromGguf } from './requantise.ts'
 import { validateGguf } from './validate.ts'
-
-/** llama-quantize's name for changing nothing. */
-const COPY = {
-  value: 'copy',
-  title: 'As it is',
-  help: 'Each tensor keeps its type: to split, merge or edit a GGUF file, or for an exact copy of other weights.',
-}
+import { WEIGHT_OPTIONS, weightOptions } from './weight-options.ts'
 
 const OPTIONS: readonly OptionSpec[] = [
-  {
-    name: 'quant',
-    title: 'Weights',
-    help: 'How the weights are stored: fewer bits make a smaller and faster model that is a little less exact.',
-    kind: {
-      kind: 'choice',
-      choices: [...MIXES.map(({ id, title, help }) => ({ value: id, title, help })), COPY],
-      default: DEFAULT_MIX,
-    },
-  },
+  ...WEIGHT_OPTIONS,
   {
     name: 'pre',
     title: 'Pre-tokenizer',
@@ -67,22 +50,10 @@ async function detect(folder: Folder): Promise<Match | null> {
   return null
 }
 
-function convert(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
+async function convert(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
+  const weights = await weightOptions(options)
   const model = ggufModelOf(checkpoint)
-  const copy = options['quant'] === COPY.value
-  if (model !== null) {
-    const quant = options['quant'] ?? DEFAULT_MIX
-    return planFromGguf(model, copy ? null : requireMix(quant), options)
-  }
-  // another format's weights have a type too: the mixture of that name keeps it
-  const own = MIXES.find(({ base }) => base === checkpoint.config.dtype)?.id ?? 'f32'
-  return planGguf(checkpoint, copy ? { ...options, quant: own } : options)
-}
-
-function requireMix(quant: OptionValue): Mix {
-  const mix = MIXES.find(({ id }) => id === quant)
-  if (mix !== undefined) return mix
-  throw new AppError('bad-option', `--quant cannot be ${JSON.stringify(quant)}`)
+  return model === null ? planGguf(checkpoint, weights, options) : planFromGguf(model, weights, options)
 }
 
 /** GGUF, the format of llama.cpp. */

@@ -1,9 +1,9 @@
 import { requireArchitecture, type Checkpoint, type Role } from '../../core/checkpoint.ts'
-import { elementCount } from '../../core/dtype.ts'
+import { elementCount, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionValues } from '../../core/option.ts'
 import type { Finding, Plan } from '../../core/plan.ts'
-import { cast, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
+import { readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
 import type { Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
@@ -12,17 +12,17 @@ import { ggufArchitecture } from './arch/index.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
 import { layFiles, splitOptions, type Placed } from './lay.ts'
 import { configFindings, modelMetadata, provenance } from './metadata.ts'
-import { chooseType, DEFAULT_MIX, MIXES, type Choice, type Mix } from './mix.ts'
+import { MIXES, type Mix } from './mixes.ts'
 import { ropeTensors } from './rope.ts'
 import { ggufTensors, packRow } from './tensors.ts'
 import { tokenizerMetadata } from './tokenizer.ts'
+import type { WeightOptions } from './weight-options.ts'
+import { importanceMetadata, typeWeights } from './weights.ts'
 
 /** The plan of one GGUF file: everything but the weights' own bytes, which are recipes. */
-export async function planGguf(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
+export async function planGguf(checkpoint: Checkpoint, weights: WeightOptions, options: OptionValues): Promise<Plan> {
   requireArchitecture(checkpoint, 'GGUF')
-  const quant = options['quant'] ?? DEFAULT_MIX
-  const mix = MIXES.find((candidate) => candidate.id === quant)
-  if (mix === undefined) throw new AppError('bad-option', `--quant cannot be ${JSON.stringify(quant)}`)
+  const mix = weights.mix ?? ownMix(checkpoint)
   const pre = typeof options['pre'] === 'string' && options['pre'] !== '' ? options['pre'] : null
   const { config } = checkpoint
   const target = ggufArchitecture(checkpoint.architecture)
@@ -34,13 +34,14 @@ export async function planGguf(checkpoint: Checkpoint, options: OptionValues): P
     })
   }
   const findings: Finding[] = [...configFindings(config, target)]
-  const tensors = placeTensors(checkpoint, architecture, target, mix, findings)
+  const tensors = placeTensors(checkpoint, architecture, target, mix, weights, findings)
   const parameters = tensors.reduce((sum, { recipe }) => sum + elementCount(recipe.shape), 0)
   const tokenizer = tokenizerMetadata(checkpoint.tokenizer, config.vocabSize, pre)
   findings.push(...tokenizer.findings)
   const metadata = new Map<string, GgufValue>([
     ...modelMetadata(checkpoint, target, mix, parameters, architecture.rotary !== 'none'),
     ...tokenizer.metadata,
+    ...importanceMetadata(weights.importances),
     ['modelconvert.recipe', provenance(checkpoint, mix)],
   ])
   const edited = editMetadata(metadata, metadataEdit(options))
@@ -68,11 +69,20 @@ function fileStem(name: string): string {
   return safe === '' ? 'model' : safe
 }
 
+/** Another format's weights have a type too: the mixture of that name keeps it. */
+function ownMix({ config }: Checkpoint): Mix {
+  const [exact] = MIXES
+  const own = MIXES.find(({ base }) => base === config.dtype) ?? exact
+  if (own === undefined) throw new AppError('internal', 'there are no mixtures')
+  return own
+}
+
 function placeTensors(
   checkpoint: Checkpoint,
   architecture: Architecture,
   target: GgufArchitecture,
   mix: Mix,
+  weights: WeightOptions,
   findings: Finding[],
 ): readonly Placed[] {
   const { config } = checkpoint
@@ -81,21 +91,22 @@ function placeTensors(
     layers: config.layers,
     heads: config.heads,
     kvHeads: config.kvHeads,
-    tied: config.tied,
+    experts: config.experts?.count ?? 0,
   }
-  const placed: Placed[] = [...ropeTensors(config)]
+  const tensors: Placed[] = []
   for (const row of ggufTensors(target, architecture, config)) {
     const { name } = row
     if (row.optional && row.roles.some((role) => !checkpoint.tensors.has(role))) continue
-    const recipe = packRow(
-      row,
-      row.roles.map((role) => tensorOf(checkpoint, role)),
-    )
-    const choice = chooseType(mix, model, name, recipe.shape)
-    noteChoice(name, recipe.shape, choice, findings)
-    placed.push({ name, recipe: cast(recipe, choice.type) })
+    const parts = row.roles.map((role) => tensorOf(checkpoint, role))
+    tensors.push({ name, recipe: packRow(row, parts) })
   }
-  return placed
+  return [...ropeTensors(config), ...typeWeights(mix, weights, model, tensors, keptType, findings)]
+}
+
+/** What is never quantised is F32; an output matrix that is left alone keeps the float type that it has. */
+function keptType({ name, recipe }: Placed): DType {
+  const { dtype } = recipe
+  return name === 'output.weight' && (dtype === 'f16' || dtype === 'bf16') ? dtype : 'f32'
 }
 
 function tensorOf(checkpoint: Checkpoint, role: Role): Recipe {
@@ -104,28 +115,5 @@ function tensorOf(checkpoint: Checkpoint, role: Role): Recipe {
   throw new AppError('missing-tensor', `The checkpoint has no ${role}, which ${checkpoint.config.className} needs`, {
     where: { tensor: role },
     hint: 'The checkpoint is incomplete. Download it again.',
-  })
-}
-
-/** Says where a tensor's type is not what its mixture would give it. */
-export function noteChoice(name: string, shape: readonly number[], choice: Choice, findings: Finding[]): void {
-  const { type, wanted, unavailable } = choice
-  if (unavailable !== null) {
-    findings.push({
-      severity: 'info',
-      code: 'type-substituted',
-      message: `${name} is ${wanted.toUpperCase()}, where llama.cpp takes ${unavailable}, which cannot be written yet`,
-      where: { tensor: name },
-    })
-  }
-  if (type === wanted) return
-  findings.push({
-    severity: 'warning',
-    code: 'row-fallback',
-    message:
-      `${name} is ${type.toUpperCase()} instead of ${wanted.toUpperCase()}: ` +
-      `its rows of ${shape.at(-1)} are not whole blocks`,
-    where: { tensor: name },
-    hint: 'llama.cpp does the same. The file is a little larger for it.',
   })
 }

@@ -3,7 +3,7 @@ import { AppError } from '../../core/errors.ts'
 import { log } from '../../core/math.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { GgufNumberType, GgufValue } from '../containers/gguf/types.ts'
-import type { Mix } from './mix.ts'
+import type { Mix } from './mixes.ts'
 import type { GgufArchitecture } from './arch/contract.ts'
 
 /** ggml's version of its quantised formats. */

@@ -1,112 +1,182 @@
-import { dtypeInfo, type DType } from '../../core/dtype.ts'
+import { AppError } from '../../core/errors.ts'
+import { MIXES, type Bump, type Category, type Layers, type Mix } from './mixes.ts'
+import { blockOf, fitsRow, isFloat, WRITABLE, type WeightType } from './weight-types.ts'
 
 /**
- * Which type each tensor gets: the rules of `llama-quantize`, as data.
+ * Which type each tensor gets: the rules of `llama-quantize` for the mixtures in mixes.ts.
  * Source: src/llama-quant.cpp of llama.cpp v0.5.0 (September 2026).
  */
 
-/** A mixture as llama.cpp names it. */
-export interface Mix {
-  readonly id: string
-  /** For people and file names: "Q4_K_M". */
-  readonly title: string
-  /** When to take it. */
-  readonly help: string
-  /** llama.cpp's `general.file_type`. */
-  readonly fileType: number
-  /** What a matrix gets if no rule says otherwise. */
-  readonly base: DType
-  /** The output matrix (or the embedding that doubles as one); the base type if absent. */
-  readonly head?: DType
-  /** Exceptions. Of several that hold for a tensor the last one counts. */
-  readonly bumps: readonly Bump[]
-}
-
-export interface Bump {
-  readonly category: Category
-  readonly when: 'always' | 'more' | 'first-eighth' | 'first-four' | 'first-two'
-  readonly type: DType
-}
-
-/** The kinds of matrices that the rules tell apart. */
-export type Category =
-  | 'output'
-  | 'token_embd'
-  | 'attn_v'
-  | 'attn_k'
-  | 'attn_q'
-  | 'attn_output'
-  | 'ffn_up'
-  | 'ffn_gate'
-  | 'ffn_down'
-  | 'other'
-
-/** Every mixture that can be written, the most precise first. */
-export const MIXES: readonly Mix[] = [
-  {
-    id: 'f32',
-    title: 'F32',
-    help: 'Exact, and four bytes a weight: for comparing, or for quantising elsewhere.',
-    fileType: 0,
-    base: 'f32',
-    bumps: [],
-  },
-  {
-    id: 'f16',
-    title: 'F16',
-    help: 'Two bytes a weight; runs fast everywhere, and keeps what bfloat16 weights hold unless they are extreme.',
-    fileType: 1,
-    base: 'f16',
-    bumps: [],
-  },
-  {
-    id: 'bf16',
-    title: 'BF16',
-    help: 'Two bytes a weight: an exact copy of a model that was saved in bfloat16.',
-    fileType: 32,
-    base: 'bf16',
-    bumps: [],
-  },
-  {
-    id: 'q8_0',
-    title: 'Q8_0',
-    help: 'About 8.5 bits a weight; hardly to be told from the original.',
-    fileType: 7,
-    base: 'q8_0',
-    head: 'q8_0',
-    bumps: [],
-  },
-  {
-    id: 'q4_0',
-    title: 'Q4_0',
-    help: 'About 4.5 bits a weight; the simplest 4-bit type, fastest on phones and old processors, less exact than Q4_K_M.',
-    fileType: 2,
-    base: 'q4_0',
-    head: 'q6_k',
-    bumps: [],
-  },
-  {
-    id: 'q4_k_m',
-    title: 'Q4_K_M',
-    help: 'About 4.8 bits a weight; the usual choice, a quarter of the size at little loss.',
-    fileType: 15,
-    base: 'q4_k',
-    head: 'q6_k',
-    bumps: [
-      { category: 'attn_v', when: 'more', type: 'q6_k' },
-      { category: 'ffn_down', when: 'more', type: 'q6_k' },
-    ],
-  },
-]
-
-/** The mixture that is chosen when none is asked for. */
-export const DEFAULT_MIX = 'q4_k_m'
-
 /** What a type whose blocks a row does not fill gives way to; then F16, if that does not fit either. */
-const FALLBACKS: ReadonlyMap<DType, DType> = new Map([
+const FALLBACKS: ReadonlyMap<WeightType, WeightType> = new Map([
+  ['iq1_s', 'iq4_nl'],
+  ['iq1_m', 'iq4_nl'],
+  ['iq2_xxs', 'iq4_nl'],
+  ['iq2_xs', 'iq4_nl'],
+  ['iq2_s', 'iq4_nl'],
+  ['iq3_xxs', 'iq4_nl'],
+  ['iq3_s', 'iq4_nl'],
+  ['iq4_xs', 'iq4_nl'],
+  ['q2_0', 'q4_0'],
+  ['q2_k', 'q4_0'],
+  ['q3_k', 'q4_0'],
+  ['tq1_0', 'q4_0'],
+  ['tq2_0', 'q4_0'],
   ['q4_k', 'q5_0'],
+  ['q5_k', 'q5_1'],
   ['q6_k', 'q8_0'],
 ])
+
+/** Types that are worthless without an importance matrix. */
+const NEEDS_IMPORTANCE: ReadonlySet<WeightType> = new Set<WeightType>([
+  'iq3_xxs',
+  'iq2_xxs',
+  'iq2_xs',
+  'iq2_s',
+  'iq1_m',
+  'iq1_s',
+])
+
+/** What the rules need to know of a model. */
+export interface MixModel {
+  /** `general.architecture`. */
+  readonly architecture: string
+  readonly layers: number
+  /** Of the first layer. */
+  readonly heads: number
+  readonly kvHeads: number
+  /** 0 where there are none. */
+  readonly experts: number
+}
+
+/** What the user decides against the mixture. */
+export interface MixSettings {
+  /** Whether an importance matrix is given. */
+  readonly importance: boolean
+  /** No rules: every matrix gets the base type. */
+  readonly pure: boolean
+  /** `output.weight` keeps the type that it has. */
+  readonly leaveOutput: boolean
+  readonly output: WeightType | null
+  readonly embedding: WeightType | null
+  /** The first whose pattern is found in a name counts. */
+  readonly overrides: readonly { readonly pattern: RegExp; readonly type: WeightType }[]
+}
+
+/** Nothing is decided against the mixture. */
+export const PLAIN: MixSettings = {
+  importance: false,
+  pure: false,
+  leaveOutput: false,
+  output: null,
+  embedding: null,
+  overrides: [],
+}
+
+/** A tensor as the rules see it: its GGUF name and its shape, slowest axis first. */
+export interface MixTensor {
+  readonly name: string
+  readonly shape: readonly number[]
+}
+
+/** The type of one tensor. */
+export interface Choice {
+  /** Null: never quantised, it keeps the type that it has. */
+  readonly type: WeightType | null
+  /** What it would be if its rows were whole blocks. */
+  readonly wanted: WeightType | null
+  /** Whether it is worthless without an importance matrix. */
+  readonly needsImportance: boolean
+}
+
+/** Whether every type that a mixture may give can be written here. */
+export function isOffered(mix: Mix): boolean {
+  const types = [mix.base, mix.head, mix.embedding ?? mix.base, ...mix.bumps.map(({ type }) => type)]
+  return types.every((type) => WRITABLE.has(type) && WRITABLE.has(FALLBACKS.get(type) ?? type))
+}
+
+/** Parts of names of matrices that are never quantised, being small or not multiplied by. */
+const KEPT = [
+  '_norm.weight',
+  'ffn_gate_inp.weight',
+  'ffn_gate_tid2eid.weight',
+  'altup',
+  'laurel',
+  'per_layer_model_proj',
+  'ssm_conv1d',
+  'shortconv.conv.weight',
+  'indexer.k_proj.weight',
+  'indexer.q_proj.weight',
+  'time_mix_first.weight',
+  'time_mix_w0.weight',
+  'time_mix_w1.weight',
+  'time_mix_w2.weight',
+  'time_mix_v0.weight',
+  'time_mix_v1.weight',
+  'time_mix_v2.weight',
+  'time_mix_a0.weight',
+  'time_mix_a1.weight',
+  'time_mix_a2.weight',
+  'time_mix_g1.weight',
+  'time_mix_g2.weight',
+  'time_mix_decay_w1.weight',
+  'time_mix_decay_w2.weight',
+  'time_mix_lerp_fused.weight',
+  'attn_rel_b.weight',
+  '.position_embd',
+  'sam.pos_embd',
+  'sam.neck.',
+  'sam.net_',
+  '.rel_pos',
+  '.patch_embd',
+  '.patch_merger',
+  'a.rvq.codebook',
+  'mm.a.code_embd',
+]
+const KEPT_NAMES: ReadonlySet<string> = new Set(['position_embd.weight', 'token_types.weight'])
+
+/** Axes as ggml counts them: leading ones do not. */
+function axes(shape: readonly number[]): number {
+  const first = shape.findIndex((size) => size > 1)
+  return first < 0 ? 1 : shape.length - first
+}
+
+/** Whether a tensor may be quantised at all. */
+export function isQuantizable({ name, shape }: MixTensor): boolean {
+  return (
+    axes(shape) >= 2 && name.endsWith('weight') && !KEPT_NAMES.has(name) && !KEPT.some((part) => name.includes(part))
+  )
+}
+
+const CATEGORIES: readonly (readonly [string, Category])[] = [
+  ['attn_qkv.weight', 'attn_v'],
+  ['attn_kv_b.weight', 'attn_v'],
+  ['attn_v.weight', 'attn_v'],
+  ['attn_k.weight', 'attn_k'],
+  ['attn_q.weight', 'attn_q'],
+  ['attn_output.weight', 'attn_output'],
+  ['ffn_up', 'ffn_up'],
+  ['ffn_gate', 'ffn_gate'],
+  ['ffn_down', 'ffn_down'],
+]
+
+/** The category of a tensor, by its GGUF name. */
+export function categoryOf(name: string): Category {
+  if (name === 'output.weight') return 'output'
+  if (name === 'token_embd.weight' || name === PER_LAYER_EMBEDDING) return 'token_embd'
+  return CATEGORIES.find(([part]) => name.includes(part))?.[1] ?? 'other'
+}
+
+const PER_LAYER_EMBEDDING = 'per_layer_token_embd.weight'
+
+function layerOf(name: string): number {
+  return Number(/^blk\.(\d+)\./.exec(name)?.[1] ?? -1)
+}
+
+/** llama.cpp goes through tensors by layer, those of none first, and by name within. */
+function inOrder(tensors: readonly MixTensor[]): readonly MixTensor[] {
+  return tensors.toSorted((a, b) => layerOf(a.name) - layerOf(b.name) || (a.name < b.name ? -1 : 1))
+}
 
 /**
  * Whether layer `i` of `n` is among those that get more bits: the first and the last eighth, and every third between.
@@ -116,94 +186,172 @@ export function more(i: number, n: number): boolean {
   return i < eighth || i >= Math.trunc((7 * n) / 8) || (i - eighth) % 3 === 2
 }
 
-const PREDICATES: Readonly<Record<Bump['when'], (i: number, n: number) => boolean>> = {
-  always: () => true,
+const LAYERS: Readonly<Record<Layers, (i: number, n: number) => boolean>> = {
   more,
-  'first-eighth': (i, n) => i < Math.trunc(n / 8),
-  'first-four': (i) => i < 4,
   'first-two': (i) => i < 2,
+  'first-four': (i) => i < 4,
+  'first-eighth': (i, n) => i < Math.trunc(n / 8),
+  'first-sixteenth': (i, n) => i < Math.trunc(n / 16),
+  middle: (i, n) => i >= Math.trunc(n / 8) && i < Math.trunc((7 * n) / 8),
 }
 
-/** Matrices that are never quantised, being small or not multiplied by. */
-const KEPT = /(?:_norm|ffn_gate_inp|ffn_gate_inp_shexp|attn_rel_b)\.weight$|^(?:position_embd|token_types)\.weight$/
-
-/** The category of a tensor, by its GGUF name. */
-export function categoryOf(name: string): Category {
-  if (name === 'output.weight') return 'output'
-  if (name === 'token_embd.weight') return 'token_embd'
-  const part = /^blk\.\d+\.(\w+?)(?:_exps|_shexp)?\.weight$/.exec(name)?.[1]
-  switch (part) {
-    case 'attn_v':
-    case 'attn_k':
-    case 'attn_q':
-    case 'attn_output':
-    case 'ffn_up':
-    case 'ffn_gate':
-    case 'ffn_down':
-      return part
-    // llama.cpp counts a fused projection as its most sensitive part
-    case 'attn_qkv':
-      return 'attn_v'
+/** Whether llama.cpp takes a model for a "70B": one whose value matrices are an eighth of the query's. */
+function isSeventyB({ architecture, layers, heads, kvHeads, experts }: MixModel): boolean {
+  switch (architecture) {
+    case 'llama':
+    case 'llama-embed':
+      return layers === 80 && heads !== kvHeads && experts !== 8
+    case 'qwen2':
+    case 'deci':
+    case 'olmo':
+      return layers === 80
+    case 'jais2':
+      return layers === 68
     default:
-      return 'other'
+      return false
   }
-}
-
-/** What the rules need to know of a model. */
-export interface MixModel {
-  /** `general.architecture`. */
-  readonly architecture: string
-  readonly layers: number
-  readonly heads: number
-  readonly kvHeads: number
-  /** Whether the embedding doubles as the output matrix. */
-  readonly tied: boolean
-}
-
-/** The type of one tensor. */
-export interface Choice {
-  readonly type: DType
-  /** What it would be if its rows were whole blocks. */
-  readonly wanted: DType
-  /** The name of the type that llama.cpp would take and that cannot be written here; null if there is none. */
-  readonly unavailable: string | null
 }
 
 /**
- * Whether llama.cpp takes a model for a "70B": its value matrices are an eighth of the query's, so it spends Q5_K on
- * those that would get Q4_K. Q5_K cannot be written here yet; Q6_K is the next that loses nothing by it.
+ * The type of every tensor of a model, by name. `tensors` are all that the file will have: the rules count them.
+ * Throws `unsupported` where llama.cpp has no type for rows of such a length.
  */
-function isSeventyB({ architecture, layers, heads, kvHeads }: MixModel): boolean {
-  return layers === 80 && (architecture === 'qwen2' || (architecture === 'llama' && heads !== kvHeads))
-}
-
-/** The type of a tensor by its GGUF name and shape (slowest axis first). */
-export function chooseType(mix: Mix, model: MixModel, name: string, shape: readonly number[]): Choice {
-  const columns = shape.at(-1) ?? 1
-  if (shape.length < 2 || !name.endsWith('.weight') || KEPT.test(name))
-    return { type: 'f32', wanted: 'f32', unavailable: null }
-  const category = categoryOf(name)
-  if (category === 'output' || (category === 'token_embd' && model.tied)) {
-    // a row that does not suit the base type gets Q8_0 at once, whatever the head's own type could take
-    const suits = columns % dtypeInfo(mix.base).block === 0
-    const wanted = mix.head ?? mix.base
-    return { type: fit(suits || mix.head === undefined ? wanted : 'q8_0', columns), wanted, unavailable: null }
+export function chooseTypes(
+  mix: Mix,
+  model: MixModel,
+  tensors: readonly MixTensor[],
+  settings: MixSettings = PLAIN,
+): ReadonlyMap<string, Choice> {
+  const names = tensors.map(({ name }) => name)
+  const run: Run = {
+    mix,
+    model,
+    settings,
+    tied: !names.includes('output.weight'),
+    valueMatrices: names.filter((name) => categoryOf(name) === 'attn_v').length,
+    counts: new Map(),
   }
-  const layer = Number(/^blk\.(\d+)\./.exec(name)?.[1] ?? 0)
-  let wanted = mix.base
-  for (const bump of mix.bumps)
-    if (bump.category === category && PREDICATES[bump.when](layer, model.layers)) wanted = bump.type
-  const substituted = category === 'attn_v' && wanted === 'q4_k' && isSeventyB(model)
-  if (substituted) wanted = 'q6_k'
-  return { type: fit(wanted, columns), wanted, unavailable: substituted ? 'Q5_K' : null }
+  const choices = new Map<string, Choice>()
+  for (const tensor of inOrder(tensors)) choices.set(tensor.name, choose(tensor, run))
+  return choices
 }
 
-function fits(type: DType, columns: number): boolean {
-  return columns % dtypeInfo(type).block === 0
+interface Run {
+  readonly mix: Mix
+  readonly model: MixModel
+  readonly settings: MixSettings
+  readonly tied: boolean
+  readonly valueMatrices: number
+  /** How many tensors of a category the rules have seen. */
+  readonly counts: Map<Category, number>
 }
 
-function fit(type: DType, columns: number): DType {
-  if (fits(type, columns)) return type
+function choose(tensor: MixTensor, run: Run): Choice {
+  const { mix, settings } = run
+  const { name } = tensor
+  if (!isQuantizable(tensor) || (settings.leaveOutput && name === 'output.weight'))
+    return { type: null, wanted: null, needsImportance: false }
+  const category = categoryOf(name)
+  const override = settings.overrides.find(({ pattern }) => pattern.test(name))
+  // these two are taken as they are, even in a mixture of floats
+  const direct =
+    category === 'token_embd' && !(name === PER_LAYER_EMBEDDING && override !== undefined)
+      ? settings.embedding
+      : category === 'output'
+        ? settings.output
+        : null
+  const wanted = direct ?? (isFloat(mix.base) ? mix.base : (override?.type ?? ruled(tensor, category, run)))
+  const type = fit(wanted, tensor)
+  // an output matrix goes straight to Q8_0 where its rows do not suit the base type
+  const ideal = direct === null && override === undefined && isHead(category, run) ? headType(run) : wanted
+  return { type, wanted: type === wanted ? ideal : wanted, needsImportance: needsImportance(type, category, mix) }
+}
+
+/** Whether it is the matrix that makes the logits. */
+function isHead(category: Category, run: Run): boolean {
+  return category === 'output' || (category === 'token_embd' && run.tied)
+}
+
+function headType({ mix, settings }: Run): WeightType {
+  if (isFloat(mix.base) || settings.pure) return mix.base
+  return settings.output ?? mix.head
+}
+
+function needsImportance(type: WeightType, category: Category, mix: Mix): boolean {
+  if (category === 'token_embd' || category === 'output') return false
+  return NEEDS_IMPORTANCE.has(type) || (type === 'q2_k' && mix.needsImportance === true)
+}
+
+function ruled(tensor: MixTensor, category: Category, run: Run): WeightType {
+  const { mix, model, settings } = run
+  const columns = tensor.shape.at(-1) ?? 1
+  if (settings.pure) return mix.base
+  if (isHead(category, run)) {
+    if (settings.output !== null) return settings.output
+    return model.architecture === 'falcon' || !fitsRow(mix.base, columns) ? 'q8_0' : mix.head
+  }
+  if (mix.scheme === 'experts') return isExperts(tensor, category, model) ? mix.base : 'q8_0'
+  if (category === 'token_embd') return mix.embedding ?? mix.base
+  const count = run.counts.get(category) ?? 0
+  run.counts.set(category, count + 1)
+  const [layer, layers] = placeOf(tensor.name, category, count, run)
+  let type = mix.base
+  for (const bump of mix.bumps) if (bump.category === category && holds(bump, layer, layers, run)) type = bump.type
+  if (mix.scheme === 'low') return type
+  if (category === 'attn_v' && isSeventyB(model) && (type === 'q3_k' || type === 'q4_k')) type = 'q5_k'
+  // so few of them that it costs next to nothing
+  return model.experts === 8 && (category === 'attn_v' || category === 'attn_k') ? 'q8_0' : type
+}
+
+/** Latent projections of attention are stacked too: of that architecture only the MLP's matrices are experts. */
+function isExperts({ shape }: MixTensor, category: Category, { architecture }: MixModel): boolean {
+  const stacked = shape.length === 3 && (shape[0] ?? 1) > 1
+  return stacked && (architecture !== 'bailingmoe3' || category.startsWith('ffn_'))
+}
+
+/** Which of how many: value matrices are counted, those of the MLP too unless there are experts beside each other. */
+function placeOf(name: string, category: Category, count: number, run: Run): readonly [number, number] {
+  if (category === 'attn_v') return [count, run.valueMatrices]
+  const { layers, experts } = run.model
+  if (experts <= 1 || run.mix.scheme === 'low' || !category.startsWith('ffn_')) return [count, layers]
+  return [Math.max(0, layerOf(name)), layers]
+}
+
+function holds(bump: Bump, layer: number, layers: number, { model, settings }: Run): boolean {
+  const { architecture, heads, kvHeads, experts } = model
+  const grouped = kvHeads === 0 ? 0 : Math.trunc(heads / kvHeads)
+  if (bump.layers !== undefined && !LAYERS[bump.layers](layer, layers)) return false
+  if (bump.grouped !== undefined && grouped < bump.grouped) return false
+  if (bump.importance !== undefined && bump.importance !== settings.importance) return false
+  if (bump.falcon !== undefined && bump.falcon !== (architecture === 'falcon')) return false
+  return bump.experts === undefined || EXPERTS[bump.experts](experts)
+}
+
+const EXPERTS: Readonly<Record<NonNullable<Bump['experts']>, (count: number) => boolean>> = {
+  eight: (count) => count === 8,
+  'not-eight': (count) => count !== 8,
+  'four-or-more': (count) => count >= 4,
+}
+
+function fit(type: WeightType, { name, shape }: MixTensor): WeightType {
+  const columns = shape.at(-1) ?? 1
+  if (fitsRow(type, columns)) return type
   const fallback = FALLBACKS.get(type)
-  return fallback !== undefined && fits(fallback, columns) ? fallback : 'f16'
+  const { block } = blockOf(type)
+  if (fallback === undefined && block > 32) {
+    throw new AppError(
+      'unsupported',
+      `${name} cannot be ${type.toUpperCase()}: its rows of ${columns} are not whole blocks of ${block}`,
+      {
+        where: { tensor: name },
+        hint: 'Take another type: this one has none that it could give way to.',
+      },
+    )
+  }
+  return fallback !== undefined && fitsRow(fallback, columns) ? fallback : 'f16'
+}
+
+/** The mixture of that id, offered or not. */
+export function mixOf(id: string): Mix | null {
+  return MIXES.find((mix) => mix.id === id) ?? null
 }

@@ -2,16 +2,18 @@ import { elementCount, dtypeInfo, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionValues } from '../../core/option.ts'
 import type { Finding, Plan } from '../../core/plan.ts'
-import { cast, read, type Recipe } from '../../core/tensor.ts'
-import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
+import { read, type Recipe } from '../../core/tensor.ts'
+import { ggufString } from '../containers/gguf/reader.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
 import type { GgufModel, LocatedTensor } from './files.ts'
 import { layFiles, splitOptions, type Placed } from './lay.ts'
-import { noteChoice } from './layout.ts'
 import { numeric, text } from './metadata.ts'
-import { chooseType, MIXES, type Mix, type MixModel } from './mix.ts'
+import type { MixModel } from './mix.ts'
+import { MIXES, type Mix } from './mixes.ts'
 import { headerFaults } from './validate.ts'
+import { COPY, type WeightOptions } from './weight-options.ts'
+import { importanceMetadata, typeWeights } from './weights.ts'
 
 /** ggml's version of its quantised formats. */
 const QUANTIZATION_VERSION = 2
@@ -33,18 +35,16 @@ export function storedTensor({ name, type, shape, file, offset }: LocatedTensor)
  * quantised anew from their dequantised values. `mix` null copies everything. Nothing here depends on what architecture
  * it is: models that are not described here pass too.
  */
-export async function planFromGguf(model: GgufModel, mix: Mix | null, options: OptionValues): Promise<Plan> {
+export async function planFromGguf(model: GgufModel, weights: WeightOptions, options: OptionValues): Promise<Plan> {
   const findings: Finding[] = []
-  const choose = mix === null ? keepType : chooser(mix, model, findings)
-  const tensors = model.tensors.map((tensor): Placed => {
-    const stored = storedTensor(tensor)
-    return { name: tensor.name, recipe: converted(stored, choose(tensor, stored.dtype)) }
-  })
+  const { mix } = weights
+  const stored = model.tensors.map((tensor): Placed => ({ name: tensor.name, recipe: storedTensor(tensor) }))
+  const tensors = mix === null ? stored : retype(mix, weights, model, stored, findings)
   const lossy = lossFinding(tensors)
   if (lossy !== null) findings.push(lossy)
-  const metadata = editedMetadata(model, mix, options)
+  const metadata = editedMetadata(model, weights, options)
   await refuseFaults(model, metadata)
-  const stem = `${plainStem(model.stem)}-${mix === null ? 'copy' : mix.title}`
+  const stem = `${plainStem(model.stem)}-${mix === null ? COPY : mix.title}`
   const laid = layFiles(stem, metadata, tensors, splitOptions(options))
   return {
     target: 'gguf',
@@ -58,48 +58,42 @@ export async function planFromGguf(model: GgufModel, mix: Mix | null, options: O
 
 /** A file's name without the type that it already bears: model-Q4_K_M becomes model. */
 export function plainStem(stem: string): string {
-  const titles = [...MIXES.map(({ title }) => title), 'copy'].join('|')
+  const titles = [...MIXES.map(({ title }) => title), COPY].join('|')
   return stem.replace(new RegExp(`[-._](?:${titles})$`, 'i'), '') || stem
 }
 
-function keepType(_: LocatedTensor, type: DType): DType {
-  return type
+/** The mixture's choices; what it would not quantise keeps the type that it has, as in llama.cpp. */
+function retype(
+  mix: Mix,
+  weights: WeightOptions,
+  model: GgufModel,
+  stored: readonly Placed[],
+  findings: Finding[],
+): readonly Placed[] {
+  const numbers = stored.filter(({ recipe }) => dtypeInfo(recipe.dtype).kind !== 'int')
+  const keep = ({ recipe }: Placed): DType => (mix.base === 'f32' ? 'f32' : recipe.dtype)
+  const typed = typeWeights(mix, weights, mixModel(model), numbers, keep, findings)
+  const byName = new Map(typed.map((tensor) => [tensor.name, tensor]))
+  return stored.map((tensor) => byName.get(tensor.name) ?? tensor)
 }
 
-/** The mixture's choice; what it would not quantise keeps the type that it has, as in llama.cpp. */
-function chooser(mix: Mix, model: GgufModel, findings: Finding[]): (tensor: LocatedTensor, type: DType) => DType {
-  const facts = mixModel(model)
-  return ({ name, shape }, type) => {
-    if (dtypeInfo(type).kind === 'int') return type
-    const choice = chooseType(mix, facts, name, shape)
-    if (isKept(choice.wanted, mix)) return dtypeInfo(type).kind === 'quant' ? 'f32' : type
-    noteChoice(name, shape, choice, findings)
-    return choice.type
-  }
-}
-
-/** F32 in a mixture of something else is the rule for what must not be quantised. */
-function isKept(wanted: DType, mix: Mix): boolean {
-  return wanted === 'f32' && mix.base !== 'f32'
-}
-
-function mixModel({ metadata, tensors }: GgufModel): MixModel {
+function mixModel({ metadata }: GgufModel): MixModel {
   const architecture = ggufString(metadata, 'general.architecture') ?? ''
-  const at = (key: string): number | null => ggufNumber(metadata, `${architecture}.${key}`)
+  const at = (key: string): number | null => firstNumber(metadata.get(`${architecture}.${key}`))
   const heads = at('attention.head_count') ?? 1
   return {
     architecture,
     layers: at('block_count') ?? 0,
     heads,
     kvHeads: at('attention.head_count_kv') ?? heads,
-    tied: !tensors.some(({ name }) => name === 'output.weight'),
+    experts: at('expert_count') ?? 0,
   }
 }
 
-/** Kernels go from and to F32: between two block types, or from one to a shorter float, it lies in the middle. */
-function converted(of: Recipe, type: DType): Recipe {
-  if (of.dtype === type) return of
-  return cast(dtypeInfo(of.dtype).kind === 'quant' ? cast(of, 'f32') : of, type)
+/** A number, or the first of those that a key has for each layer. */
+function firstNumber(value: GgufValue | undefined): number | null {
+  const one = value?.type === 'array' ? value.value[0] : value?.value
+  return typeof one === 'number' ? one : null
 }
 
 function lossFinding(tensors: readonly Placed[]): Finding | null {
@@ -120,7 +114,11 @@ function lossFinding(tensors: readonly Placed[]): Finding | null {
   }
 }
 
-function editedMetadata(model: GgufModel, mix: Mix | null, options: OptionValues): Map<string, GgufValue> {
+function editedMetadata(
+  model: GgufModel,
+  { mix, importances }: WeightOptions,
+  options: OptionValues,
+): Map<string, GgufValue> {
   const metadata = new Map(model.metadata)
   if (model.alignment < MIN_ALIGNMENT) metadata.delete('general.alignment')
   if (mix !== null) {
@@ -128,6 +126,7 @@ function editedMetadata(model: GgufModel, mix: Mix | null, options: OptionValues
     metadata.set('general.file_type', numeric('u32', mix.fileType, 'general.file_type'))
     metadata.set(version, numeric('u32', QUANTIZATION_VERSION, version))
     metadata.set('modelconvert.recipe', provenance(model, mix))
+    for (const [key, value] of importanceMetadata(importances)) metadata.set(key, value)
   }
   const pre = options['pre']
   if (typeof pre === 'string' && pre !== '') metadata.set('tokenizer.ggml.pre', text(pre))

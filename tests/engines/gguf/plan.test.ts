@@ -11,6 +11,8 @@ import { qwen2 } from '../../../src/models/qwen2.ts'
 import { qwen3 } from '../../../src/models/qwen3.ts'
 import { executeNaively } from '../../oracle/naive.ts'
 import { sourceOf } from './bytes.ts'
+import { isOffered } from '../../../src/engines/gguf/mix.ts'
+import { MIXES } from '../../../src/engines/gguf/mixes.ts'
 import { madeUpCheckpoint, madeUpTokenizer, MADE_UP_VOCAB, type MadeUp } from './made-up.ts'
 
 const SMALL: MadeUp = { layers: 2, hidden: 64, intermediate: 96, heads: 4, kvHeads: 2, tied: false }
@@ -419,7 +421,8 @@ test('options have a helpful line each', () => {
   for (const option of gguf.options) {
     expect(option.help).toMatch(/\.$/)
     if (option.kind.kind !== 'choice') continue
-    expect(option.kind.choices.map(({ value }) => value)).toEqual(['f32', 'f16', 'bf16', 'q8_0', 'q4_0', 'q4_k_m'])
+    const offered = MIXES.filter(isOffered).map(({ id }) => id)
+    expect(option.kind.choices.map(({ value }) => value)).toEqual([...offered, 'copy'])
     expect(option.kind.default).toBe('q4_k_m')
     for (const { help } of option.kind.choices) expect(help).toMatch(/\.$/)
   }

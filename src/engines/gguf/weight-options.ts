@@ -1,0 +1,172 @@
+import { AppError } from '../../core/errors.ts'
+import type { OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
+import { importanceOf, readImatrix, type Imatrix } from '../containers/imatrix.ts'
+import { isOffered, mixOf, type MixSettings } from './mix.ts'
+import { DEFAULT_MIX, MIXES, type Mix } from './mixes.ts'
+import { weightTypeNamed, WRITABLE, type WeightType } from './weight-types.ts'
+
+/** llama-quantize's name for changing nothing. */
+export const COPY = 'copy'
+
+/** llama-quantize's short names. */
+const ALIASES: ReadonlyMap<string, string> = new Map([
+  ['q3_k_m', 'q3_k'],
+  ['q4_k_m', 'q4_k'],
+  ['q5_k_m', 'q5_k'],
+])
+
+/** The few that most people want. */
+const FEATURED: ReadonlySet<string> = new Set(['q4_k_m', 'q5_k_m', 'q6_k', 'q8_0', 'f16'])
+
+/**
+ * What a file of importances may take: those of a dense model of 400 B take 80 MB, those of 128 experts some 200. It is
+ * held whole, and once more as the recipes of the tensors.
+ */
+const MAX_IMATRIX_BYTES = 512 * 2 ** 20
+
+/** The options that decide the types of weights. */
+export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
+  {
+    name: 'quant',
+    title: 'Weights',
+    help: 'How the weights are stored: fewer bits make a smaller and faster model that is a little less exact.',
+    kind: {
+      kind: 'choice',
+      choices: [
+        ...MIXES.filter(isOffered).map(({ id, title, help }) => {
+          const alias = ALIASES.get(id)
+          return {
+            value: id,
+            title,
+            help,
+            ...(alias === undefined ? {} : { aliases: [alias] }),
+            ...(FEATURED.has(id) ? { featured: true as const } : {}),
+          }
+        }),
+        {
+          value: COPY,
+          title: 'As it is',
+          help: 'Each tensor keeps its type: to split, merge or edit a GGUF file, or for an exact copy of other weights.',
+        },
+      ],
+      default: DEFAULT_MIX,
+    },
+  },
+  {
+    name: 'imatrix',
+    title: 'Importance matrix',
+    help: 'What llama-imatrix measured on some text (.dat or .gguf): the weights that matter most are then rounded best.',
+    kind: { kind: 'file', maxBytes: MAX_IMATRIX_BYTES, default: null },
+  },
+  {
+    name: 'tensor-type',
+    title: 'Types of single tensors',
+    help: 'PATTERN=TYPE, such as attn_v=q8_0 or blk\\.(0|1)\\.ffn_down=q6_k; several by commas, on lines of their own, or given again.',
+    kind: { kind: 'text', default: null, many: true },
+  },
+  {
+    name: 'output-tensor-type',
+    title: 'Type of the output matrix',
+    help: 'A type such as q8_0 for the matrix that makes the logits.',
+    kind: { kind: 'text', default: null },
+  },
+  {
+    name: 'token-embedding-type',
+    title: 'Type of the embedding',
+    help: 'A type such as q8_0 for the table of token embeddings.',
+    kind: { kind: 'text', default: null },
+  },
+  {
+    name: 'pure',
+    title: 'One type for all',
+    help: 'Every matrix gets the same type, without the exceptions that make a mixture better.',
+    kind: { kind: 'flag', default: false },
+  },
+  {
+    name: 'leave-output-tensor',
+    title: 'Leave the output matrix',
+    help: 'The matrix that makes the logits keeps the type that it has.',
+    kind: { kind: 'flag', default: false },
+  },
+]
+
+/** The importance of each input column, by the name of the matrix. */
+export interface Importances {
+  readonly of: ReadonlyMap<string, Float32Array>
+  /** The file's own name and what it says of itself. */
+  readonly file: string
+  readonly source: Imatrix
+}
+
+/** What the options say of the weights. */
+export interface WeightOptions {
+  /** Null: every tensor keeps its type. */
+  readonly mix: Mix | null
+  readonly settings: MixSettings
+  readonly importances: Importances | null
+}
+
+/** Reads the options. Throws `bad-option`, naming it, and what is wrong with the file of importances. */
+export async function weightOptions(options: OptionValues): Promise<WeightOptions> {
+  const quant = options['quant'] ?? DEFAULT_MIX
+  const mix = quant === COPY ? null : mixOf(String(quant))
+  if (mix === null && quant !== COPY) throw new AppError('bad-option', `--quant cannot be ${JSON.stringify(quant)}`)
+  const importances = await readImportances(options['imatrix'])
+  const settings: MixSettings = {
+    importance: importances !== null,
+    pure: options['pure'] === true,
+    leaveOutput: options['leave-output-tensor'] === true,
+    output: typeOption(options, 'output-tensor-type'),
+    embedding: typeOption(options, 'token-embedding-type'),
+    overrides: overridesOf(options['tensor-type']),
+  }
+  return { mix, settings, importances }
+}
+
+async function readImportances(value: OptionValue | undefined): Promise<Importances | null> {
+  if (value === undefined || value === null) return null
+  if (typeof value !== 'object') throw new AppError('bad-option', '--imatrix takes a file')
+  const source = await readImatrix(value.bytes, value.name)
+  const of = new Map([...source.entries].map(([name, entry]) => [name, importanceOf(entry, source.form)]))
+  return { of, file: value.name, source }
+}
+
+function typeOption(options: OptionValues, name: string): WeightType | null {
+  const value = options[name]
+  return typeof value === 'string' && value.trim() !== '' ? typeNamed(value, name) : null
+}
+
+function typeNamed(text: string, option: string): WeightType {
+  const type = weightTypeNamed(text)
+  if (type !== null && WRITABLE.has(type)) return type
+  const why = type === null ? 'is no type of ggml' : 'cannot be written yet'
+  throw new AppError('bad-option', `--${option}: ${JSON.stringify(text.trim())} ${why}`, {
+    hint: `Choose one of ${[...WRITABLE].join(', ')}.`,
+  })
+}
+
+/** Patterns may hold commas: an item ends behind its type. */
+const ITEM = /\s*([^=\n]+)=[ \t]*(\w+)[ \t]*(?:[,;\n]|$)/gy
+
+function overridesOf(value: OptionValue | undefined): MixSettings['overrides'] {
+  if (typeof value !== 'string' || value.trim() === '') return []
+  const items = [...value.trim().matchAll(ITEM)]
+  const read = items.reduce((sum, [whole]) => sum + whole.length, 0)
+  if (read !== value.trim().length) {
+    throw new AppError('bad-option', `--tensor-type cannot be ${JSON.stringify(value.trim().slice(read))}`, {
+      hint: 'Give PATTERN=TYPE, such as attn_v=q8_0.',
+    })
+  }
+  return items.map(([, pattern = '', type = '']) => {
+    try {
+      // llama-quantize lowers patterns too
+      return { pattern: new RegExp(pattern.trim().toLowerCase()), type: typeNamed(type, 'tensor-type') }
+    } catch (cause) {
+      if (cause instanceof AppError) throw cause
+      throw new AppError('bad-option', `--tensor-type: ${JSON.stringify(pattern)} is no regular expression`, {
+        cause,
+        hint: 'Write a name, or part of one, with \\. for a point.',
+      })
+    }
+  })
+}
