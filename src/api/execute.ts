@@ -184,9 +184,9 @@ async function writeTiles(
       flight.shift()
       pool.give(head.slab)
       bytes -= tile.slab + tile.gives
-      if (tile.gives > 0) {
-        for (const held of holding.splice(0)) pool.give(held)
-      }
+      // the oldest: tiles of the producers behind it may hold theirs already
+      const held = tile.gives > 0 ? holding.shift() : undefined
+      if (held !== undefined) pool.give(held)
       control.report({ bytesDone: base + tile.offset + tile.size })
       if (tile.resumable) await checkpoints.reach(tile.offset + tile.size, digest, control.paused)
     }

@@ -154,6 +154,25 @@ describe('the loop', () => {
     expect(sha256(parts.output.files.get('out.bin')!)).toBe(sha256(one.output.files.get('out.bin')!))
   })
 
+  test('what a producer holds is its own until it is written, whatever is in flight behind it', async () => {
+    const segments: Segment[] = []
+    let size = 0
+    for (const [index, bits] of [4, 8, 2, 4, 6, 3, 8, 4, 5, 2, 4, 8].entries()) {
+      const producer = t.quantize(bf16(64, 1024, index * 1024), { kind: 'affine', bits, group: 32 }, 'bf16')
+      const outputs = ['codes', 'scales', 'biases'].map((field) => ({ name: `${index}.${field}`, field }))
+      const own = Object.values(producer.fields).reduce((sum, info) => sum + t.tensorBytes(info), 0)
+      segments.push({ kind: 'outputs', offset: size, size: own, producer, outputs })
+      size += own
+    }
+    const plan = planOf(segments)
+    const alone = await write(setup(plan, { threads: 1 }))
+    // memory that is given back is used again at once
+    const pool = new Pool({ alloc: (bytes) => new Uint8Array(bytes), free: (buffer) => buffer.fill(0xff) })
+    const together = setup(plan, { threads: 8 })
+    expect(await write({ ...together, run: { ...together.run, pool } })).toBe(alone)
+    expect(pool.inUse).toBe(0)
+  })
+
   test('a NaN names tensor, row, column and file, and leaves nothing behind', async () => {
     const bad = weights.slice()
     new Uint16Array(bad.buffer)[1024 * 7 + 5] = 0x7fc0
