@@ -1,6 +1,6 @@
 import type { JobEvent, Progress, Report } from '../../src/core/job.ts'
 import { AppError } from '../../src/core/errors.ts'
-import type { Inspection, Interrupted, PlanSummary, Target, Wire } from '../../src/api/wire.ts'
+import type { FormatInfo, Inspection, Interrupted, PlanSummary, Target, Wire } from '../../src/api/wire.ts'
 
 /** A wire with a made-up model behind it, to look at the page without an engine. Never shipped. */
 const MIB = 1024 * 1024
@@ -73,6 +73,10 @@ const targets: readonly Target[] = [
     cost: null,
     reason: 'blk.3.ffn_down.weight holds 71,344: more than F16 can (65,504). Take BF16 or F32.',
   }),
+  target('iq2_s', 'IQ2_S', 'From a codebook; needs an importance matrix.', 2.5, {
+    cost: null,
+    reason: 'IQ2_S is worthless without an importance matrix. Give one with --imatrix.',
+  }),
   target('bf16', 'BF16', 'The weights as they are.', 16),
   target('f32', 'F32', 'Full precision: only for tests and further conversion.', 32),
   target('', 'ONNX', 'For onnxruntime.', 32, {
@@ -81,6 +85,67 @@ const targets: readonly Target[] = [
     cost: null,
     reason: 'Writing ONNX is not built yet.',
   }),
+]
+
+const formats: readonly FormatInfo[] = [
+  {
+    id: 'huggingface',
+    title: 'HuggingFace (transformers)',
+    reads: true,
+    writes: true,
+    options: [],
+    architectures: ['LlamaForCausalLM'],
+  },
+  {
+    id: 'gguf',
+    title: 'GGUF (llama.cpp)',
+    reads: true,
+    writes: true,
+    options: [
+      {
+        name: 'quant',
+        title: 'Weights',
+        help: 'How the weights are stored.',
+        kind: {
+          kind: 'choice',
+          choices: targets
+            .filter(({ format }) => format === 'gguf')
+            .map(({ title, help, options }) => ({
+              value: String(options['quant']),
+              title,
+              help,
+              ...(['Q4_K_M', 'Q8_0', 'F16'].includes(title) ? { featured: true as const } : {}),
+            })),
+          default: 'q4_k_m',
+        },
+      },
+      {
+        name: 'imatrix',
+        title: 'Importance matrix',
+        help: 'What llama-imatrix measured on some text.',
+        kind: { kind: 'file', maxBytes: 1000, default: null },
+      },
+      {
+        name: 'split-max-tensors',
+        title: 'Split by tensors',
+        help: 'Write several files of at most this many tensors.',
+        kind: { kind: 'integer', min: 1, max: 1000, default: null },
+      },
+      {
+        name: 'pure',
+        title: 'One type for all',
+        help: 'Every matrix gets the same type.',
+        kind: { kind: 'flag', default: false },
+      },
+      {
+        name: 'pre',
+        title: 'Pre-tokenizer',
+        help: 'The way the tokenizer splits text.',
+        kind: { kind: 'text', default: null },
+      },
+    ],
+    architectures: ['LlamaForCausalLM'],
+  },
 ]
 
 export interface Scenario {
@@ -122,7 +187,7 @@ export function createFakeWire(scenario: Scenario = {}): Wire {
     backends: ['WASM SIMD, 8 threads'],
   }
   return {
-    formats: () => Promise.resolve([]),
+    formats: () => Promise.resolve(formats),
     devices: () =>
       Promise.resolve([
         {

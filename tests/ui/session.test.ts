@@ -183,7 +183,7 @@ test('into a folder: not overwritten unasked, replaced on request, permission as
   await session.convert()
   expect(session.failure?.error.code).toBe('output-exists')
   expect(asked).toEqual(['sample read', 'handle readwrite'])
-  await session.retry(true)
+  await session.retry({ overwrite: true })
   expect(session.screen).toBe('done')
   expect(requests).toEqual([false, true])
 })
@@ -217,4 +217,77 @@ test('an interrupted job is offered with what is known of it', async () => {
   await session.takeUp(job)
   expect(session.screen).toBe('done')
   expect(session.finished?.modelName).toBe('Qwen3-4B')
+})
+
+test('options are planned and sent with the target of their format, files and all', async () => {
+  const asked: Parameters<Wire['plan']>[0][] = []
+  const fake = setUp()
+  const plan = fake.wire.plan.bind(fake.wire)
+  Object.assign(fake.wire, {
+    plan: async (request: Parameters<Wire['plan']>[0]) => {
+      asked.push(structuredClone(request))
+      return plan(request)
+    },
+  })
+  const { session } = fake
+  await session.open(SAMPLE, 'the sample')
+  const spec = (name: string) => session.optionSpecs.find((one) => one.name === name)!
+  expect(session.optionSpecs.map(({ name }) => name)).toEqual(['imatrix', 'split-max-tensors', 'pure', 'pre'])
+  const plain = asked.at(-1)?.output
+  session.set(spec('pure'), true)
+  session.set(spec('imatrix'), { name: 'a.dat', bytes: new Uint8Array([1, 2]) })
+  await vi.waitFor(() => expect(session.plan).not.toBeNull())
+  expect(asked.at(-1)?.options).toEqual({
+    quant: 'q4_k_m',
+    pure: true,
+    imatrix: { name: 'a.dat', bytes: new Uint8Array([1, 2]) },
+  })
+  expect(asked.at(-1)?.output, 'a place of its own').not.toEqual(plain)
+
+  session.set(spec('split-max-tensors'), 0)
+  expect([...session.optionFaults.keys()]).toEqual(['split-max-tensors'])
+  await session.convert()
+  expect(session.screen, 'it is not started with a wrong option').toBe('model')
+  session.clearOptions()
+  expect(session.optionFaults.size).toBe(0)
+  await vi.waitFor(() => expect(asked.at(-1)?.options).toEqual({ quant: 'q4_k_m' }))
+})
+
+test('what is typed is planned once, after a pause', async () => {
+  const { session, wire } = setUp()
+  await session.open(SAMPLE, 'the sample')
+  await vi.waitFor(() => expect(session.plan).not.toBeNull())
+  const plan = vi.spyOn(wire, 'plan')
+  const pre = session.optionSpecs.find(({ name }) => name === 'pre')!
+  for (const text of ['q', 'qw', 'qwe', 'qwen']) session.set(pre, text)
+  expect(session.lastPlan, 'the plan before stays to be seen').not.toBeNull()
+  await vi.waitFor(() => expect(session.plan).not.toBeNull())
+  expect(plan.mock.calls.map(([request]) => request.options['pre'])).toEqual(['qwen'])
+})
+
+test('several files get a folder of their own, named by the user or after the model', async () => {
+  const names: (string | null)[] = []
+  const files = ['a.bin', 'b.bin'].map((path) => ({ path, size: 1 }))
+  const fake = setUp()
+  const plan = fake.wire.plan.bind(fake.wire)
+  const start = fake.wire.start.bind(fake.wire)
+  Object.assign(fake.wire, {
+    plan: async (request: Parameters<Wire['plan']>[0]) => ({
+      ...(await plan(request)),
+      files: files.map(({ path, size }) => ({ path: request.name === null ? path : `${request.name}/${path}`, size })),
+    }),
+    start: async (request: Parameters<Wire['start']>[0]) => {
+      names.push(request.name)
+      return start(request)
+    },
+  })
+  const { session } = fake
+  await session.open(SAMPLE, 'the sample')
+  await vi.waitFor(() => expect(session.plan?.files[0]?.path).toBe('Meta-Llama-3.1-8B-Instruct-gguf/a.bin'))
+  await session.convert()
+  session.back()
+  session.rename('my/model ')
+  await vi.waitFor(() => expect(session.plan?.files[0]?.path).toBe('my-model/a.bin'))
+  await session.convert()
+  expect(names).toEqual(['Meta-Llama-3.1-8B-Instruct-gguf', 'my-model'])
 })

@@ -155,7 +155,7 @@ export const DTYPE_OPTION: OptionSpec = {
   kind: {
     kind: 'choice',
     choices: [
-      { value: 'keep', title: 'Unchanged', help: 'Every weight bit for bit as it is: the exact copy.' },
+      { value: 'keep', title: 'Unchanged', help: 'Every weight bit for bit as it is: the exact copy.', featured: true },
       {
         value: 'f32',
         title: 'F32',

@@ -30,9 +30,9 @@ function mixed(low: number, high: number, help: string): Quant {
 
 /** What `--quant` offers; the first is the default. */
 const QUANTS: readonly Quant[] = [
-  bitsChoice(4, 'The usual choice: a quarter of the size, close to the original.'),
-  bitsChoice(8, 'Hardly to be told from the original.'),
-  bitsChoice(6, 'Near the 8-bit model in quality, a quarter smaller.'),
+  { ...bitsChoice(4, 'The usual choice: a quarter of the size, close to the original.'), featured: true },
+  { ...bitsChoice(8, 'Hardly to be told from the original.'), featured: true },
+  { ...bitsChoice(6, 'Near the 8-bit model in quality, a quarter smaller.'), featured: true },
   bitsChoice(5, 'Between 4 and 6 bits.'),
   bitsChoice(3, 'Small, with a loss that shows.'),
   bitsChoice(2, 'The smallest; small models fall apart.'),
@@ -56,7 +56,12 @@ export const OPTIONS: readonly OptionSpec[] = [
     help: 'How the weights are stored: fewer bits make a smaller and faster model that is a little less exact.',
     kind: {
       kind: 'choice',
-      choices: QUANTS.map(({ value, title, help }) => ({ value, title, help })),
+      choices: QUANTS.map(({ value, title, help, featured }) => ({
+        value,
+        title,
+        help,
+        ...(featured === true ? { featured } : {}),
+      })),
       default: '4bit',
     },
   },

@@ -2,10 +2,22 @@ import type { Place } from '../../core/bytes.ts'
 import { AppError, type ErrorData } from '../../core/errors.ts'
 import type { Progress, Report } from '../../core/job.ts'
 import type { Finding } from '../../core/plan.ts'
-import type { ConvertRequest, DeviceInfo, Inspection, Interrupted, PlanSummary, Target, Wire } from '../../api/wire.ts'
+import type { OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
+import type {
+  ConvertRequest,
+  DeviceInfo,
+  FormatInfo,
+  Inspection,
+  Interrupted,
+  PlanSummary,
+  Target,
+  Wire,
+} from '../../api/wire.ts'
+import { groupTargets, mainOption, preferred, splitTitle, type FormatGroup } from './formats.ts'
 import type { Holds } from './holds.ts'
+import { changed, codeOf, faultOf, furtherOptions, openTransforms, TRANSFORM_OPTIONS, transformsOf } from './options.ts'
 import { keepable, type JobRecord, type Records } from './records.ts'
-import type { ScratchPlace, Shelf, ShelfItem } from './shelf.ts'
+import { folderName, type ScratchPlace, type Shelf, type ShelfItem } from './shelf.ts'
 
 /** Which screen is shown. */
 export type Screen = 'start' | 'opening' | 'model' | 'job' | 'done' | 'failed'
@@ -18,6 +30,8 @@ export interface Model {
   readonly place: Place
   readonly inspection: Inspection
   readonly targets: readonly Target[]
+  /** The same by format, in the order in which they are shown. */
+  readonly groups: readonly FormatGroup[]
 }
 
 /** A conversion that was interrupted, and what is remembered of it (null if nothing is). */
@@ -56,17 +70,12 @@ export interface Page {
   pickFolder(mode: 'read' | 'readwrite'): Promise<Place | null>
 }
 
-/** The target that is chosen for people who have not chosen: the best known trade of size for quality. */
-const RECOMMENDED_QUANT = 'q4_k_m'
-
-/** Whether a target is the one to recommend. */
-export function isRecommended(target: Target): boolean {
-  return target.cost !== null && target.format === 'gguf' && target.options['quant'] === RECOMMENDED_QUANT
-}
+/** How long the dry run waits for the next key while people type. */
+const TYPING_MS = 300
 
 /** "GGUF Q4_K_M": a target's format and title in few words. */
 export function targetName({ formatTitle, title }: Target): string {
-  const format = formatTitle.replace(/ \(.*\)$/, '')
+  const format = splitTitle(formatTitle).name
   return title.startsWith(format) ? title : `${format} ${title}`
 }
 
@@ -79,8 +88,18 @@ export class Session {
   chosen = $state(-1)
   destination = $state<Destination>('download')
   folder = $state.raw<Place | null>(null)
+  /** What the output is to be called; empty for a name made of the model's. */
+  outputName = $state('')
+  /** Every format that there is; empty until the worker has told. */
+  formats = $state.raw<readonly FormatInfo[]>([])
+  /** What was set beside the choice of a target, by format. */
+  #options = $state.raw<ReadonlyMap<string, OptionValues>>(new Map())
+  /** What is done to the model before it is written, by the names of {@link TRANSFORM_OPTIONS}. */
+  transforms = $state.raw<OptionValues>({})
   /** The dry run of the chosen target; null while it is made. */
   plan = $state.raw<PlanSummary | null>(null)
+  /** The dry run before, to be shown while the next one is made; null if what is chosen cannot be planned. */
+  lastPlan = $state.raw<PlanSummary | null>(null)
   planError = $state.raw<ErrorData | null>(null)
   progress = $state.raw<Progress | null>(null)
   /** Whether the job was told to pause. What was in flight is still finished. */
@@ -112,6 +131,55 @@ export class Session {
     return this.model?.targets[this.chosen] ?? null
   }
 
+  /** The format of the chosen target. */
+  get format(): FormatInfo | undefined {
+    return this.formats.find(({ id }) => id === this.target?.format)
+  }
+
+  /** The options that the chosen target has beside its choices. */
+  get optionSpecs(): readonly OptionSpec[] {
+    return furtherOptions(this.format)
+  }
+
+  /** What was set of them. */
+  get options(): OptionValues {
+    return this.#options.get(this.target?.format ?? '') ?? {}
+  }
+
+  /** Sets an option of the chosen target's format, or a transform, and plans anew. */
+  set(spec: OptionSpec, value: OptionValue): void {
+    if (TRANSFORM_OPTIONS.includes(spec)) {
+      this.transforms = { ...this.transforms, [spec.name]: value }
+    } else {
+      const format = this.target?.format ?? ''
+      this.#options = new Map([...this.#options, [format, { ...this.options, [spec.name]: value }]])
+    }
+    this.preview(typed(spec) ? TYPING_MS : 0)
+  }
+
+  /** Takes back every option of the chosen target's format, and the transforms. */
+  clearOptions(): void {
+    this.#options = new Map([...this.#options].filter(([format]) => format !== this.target?.format))
+    this.transforms = {}
+    this.preview()
+  }
+
+  /** Names the output: a file's stem or a folder; empty for a name made of the model's. */
+  rename(name: string): void {
+    this.outputName = name
+    this.preview(TYPING_MS)
+  }
+
+  /** What the folder of several files is called if nobody names it, as the command does it. */
+  get folderName(): string {
+    const { model, target, format } = this
+    if (model === null || target === null) return ''
+    const main = mainOption(format)
+    const value = main === null ? undefined : target.options[main.name]
+    const choice = typeof value === 'string' && value !== main?.kind.default ? `-${value}` : ''
+    return folderName(`${model.inspection.name}-${target.format}${choice}`)
+  }
+
   /** Whether a conversion is under way. */
   get running(): boolean {
     return this.screen === 'job'
@@ -138,8 +206,15 @@ export class Session {
         (devices) => (this.devices = devices),
         (error: unknown) => this.#fail(error, 'opening'),
       ),
+      // What there is to convert is told by `open` too, if need be.
+      this.#learn().catch(() => undefined),
       this.refresh(),
     ])
+  }
+
+  async #learn(): Promise<readonly FormatInfo[]> {
+    if (this.formats.length === 0) this.formats = await this.page.wire.formats()
+    return this.formats
   }
 
   /** Reads again what waits in storage and what was interrupted. */
@@ -175,11 +250,19 @@ export class Session {
     this.#opened = { place, label }
     try {
       const { wire } = this.page
-      const [inspection, targets] = await Promise.all([wire.inspect(place), wire.targets(place)])
+      const [inspection, targets, formats] = await Promise.all([
+        wire.inspect(place),
+        wire.targets(place),
+        this.#learn(),
+      ])
       if (run !== this.#openRun) return
-      this.model = { place, inspection, targets }
-      const recommended = targets.findIndex(isRecommended)
-      this.chosen = recommended >= 0 ? recommended : targets.findIndex((target) => target.cost !== null)
+      const groups = groupTargets(targets, formats, inspection.format)
+      this.model = { place, inspection, targets, groups }
+      this.#options = new Map()
+      this.transforms = {}
+      this.outputName = ''
+      this.lastPlan = null
+      this.chosen = preferred(groups)
       this.screen = 'model'
       this.preview()
     } catch (error) {
@@ -212,37 +295,70 @@ export class Session {
     this.preview()
   }
 
-  /** Makes the dry run of what is chosen; the newest wins. */
-  preview(): void {
+  /** Makes the dry run of what is chosen, after so many milliseconds without another; the newest wins. */
+  preview(after = 0): void {
     const run = ++this.#planRun
-    const request = this.#compose(false)
+    clearTimeout(this.#planTimer)
     this.plan = null
     this.planError = null
-    if (request !== null) void this.#dryRun(request, run)
+    if (after > 0) this.#planTimer = setTimeout(() => void this.#dryRun(run), after)
+    else void this.#dryRun(run)
+  }
+  #planTimer: ReturnType<typeof setTimeout> | undefined
+
+  async #dryRun(run: number): Promise<void> {
+    const request = this.#compose(false)
+    if (request === null) return
+    try {
+      const { plan } = await this.#named(request)
+      if (run === this.#planRun) this.plan = this.lastPlan = plan
+    } catch (error) {
+      if (run !== this.#planRun) return
+      this.planError = AppError.from(error).toData()
+      this.lastPlan = null
+    }
   }
 
-  async #dryRun(request: ConvertRequest, run: number): Promise<void> {
-    try {
-      const plan = await this.page.wire.plan(request)
-      if (run === this.#planRun) this.plan = plan
-    } catch (error) {
-      if (run === this.#planRun) this.planError = AppError.from(error).toData()
-    }
+  /** The plan of a request. Several files get a folder of their own, also where nobody named it. */
+  async #named(request: ConvertRequest): Promise<{ request: ConvertRequest; plan: PlanSummary }> {
+    const { wire } = this.page
+    const plan = await wire.plan(request)
+    if (request.name !== null || plan.files.length < 2) return { request, plan }
+    const named = { ...request, name: this.folderName }
+    return { request: named, plan: await wire.plan(named) }
   }
 
   #compose(overwrite: boolean): ConvertRequest | null {
     const { model, target } = this
     if (model === null || target === null) return null
     const into = this.destination === 'folder' ? this.folder : null
+    const options = changed(this.optionSpecs, this.options)
+    const set = changed(openTransforms(this.transforms), this.transforms)
+    const transforms = transformsOf(set)
+    const name = this.outputName.trim() === '' ? null : folderName(this.outputName)
+    const plain = Object.keys(options).length === 0 && transforms === undefined
+    const base = name ?? `${model.inspection.name} ${target.format} ${target.title}`
     return {
       input: model.place,
       target: target.format,
-      options: target.options,
-      output: into ?? this.page.shelf.place(`${model.inspection.name} ${target.format} ${target.title}`),
-      name: null,
+      options: { ...target.options, ...options },
+      output: into ?? this.page.shelf.place(plain ? base : `${base} ${codeOf({ ...options, ...set })}`),
+      name,
       // The browser's storage is ours: converting the same again replaces the earlier file.
       overwrite: overwrite || into === null,
+      ...(transforms === undefined ? {} : { transforms }),
     }
+  }
+
+  /** What is wrong with the options by themselves, by name. */
+  get optionFaults(): ReadonlyMap<string, string> {
+    const values = { ...this.options, ...this.transforms }
+    const faults = new Map<string, string>()
+    for (const spec of [...this.optionSpecs, ...openTransforms(this.transforms)]) {
+      const fault = faultOf(spec, values[spec.name])
+      if (fault !== null) faults.set(spec.name, fault)
+    }
+    return faults
   }
 
   /** Converts what is chosen to where it was aimed. Must run in a click: a folder may need permission. */
@@ -252,7 +368,7 @@ export class Session {
       if (this.folder === null) return
     }
     const request = this.#compose(overwrite)
-    if (request === null) return
+    if (request === null || this.optionFaults.size > 0) return
     await this.#run(request, this.target === null ? '' : targetName(this.target), this.model?.inspection.name ?? '')
   }
 
@@ -275,10 +391,10 @@ export class Session {
     await this.refresh()
   }
 
-  async #run(request: ConvertRequest, title: string, modelName: string): Promise<void> {
+  async #run(asked: ConvertRequest, title: string, modelName: string): Promise<void> {
     const { wire, records } = this.page
     this.notice = ''
-    this.#request = request
+    this.#request = asked
     this.#key = null
     this.progress = null
     this.paused = false
@@ -287,13 +403,14 @@ export class Session {
     this.jobModel = modelName
     let release: (() => Promise<void>) | null = null
     try {
-      const readable = await this.page.allowed(request.input, 'read')
-      if (!readable || !(await this.page.allowed(request.output, 'readwrite'))) {
+      const readable = await this.page.allowed(asked.input, 'read')
+      if (!readable || !(await this.page.allowed(asked.output, 'readwrite'))) {
         this.notice = `Without permission to ${readable ? 'write into' : 'read'} the folder nothing can be converted.`
         return
       }
       this.screen = 'job'
-      const plan = await wire.plan(request)
+      const { request, plan } = await this.#named(asked)
+      this.#request = request
       this.#key = plan.key
       await records
         .put({ key: plan.key, title, modelName, request: keepable(request), startedAt: Date.now() })
@@ -370,11 +487,11 @@ export class Session {
     await this.page.wire.cancel(id, { keep: false }).catch(() => undefined)
   }
 
-  /** Does again what failed. Must run in a click. */
-  async retry(overwrite = false): Promise<void> {
+  /** Does again what failed, with what is changed about it. Must run in a click. */
+  async retry(change: { readonly overwrite?: true; readonly restart?: true } = {}): Promise<void> {
     const request = this.#request
     if (this.failure?.during === 'converting' && request !== null) {
-      await this.#run(overwrite ? { ...request, overwrite } : request, this.jobTitle, this.jobModel)
+      await this.#run({ ...request, ...change }, this.jobTitle, this.jobModel)
     } else if (this.#opened !== null) {
       await this.open(this.#opened.place, this.#opened.label)
     } else {
@@ -397,7 +514,9 @@ export class Session {
     this.#request = null
     this.#opened = null
     this.model = null
-    this.plan = null
+    clearTimeout(this.#planTimer)
+    this.plan = this.lastPlan = null
+    this.outputName = ''
     this.finished = null
     this.failure = null
     this.progress = null
@@ -418,4 +537,9 @@ export class Session {
     this.failure = { error: AppError.from(error).toData(), during }
     this.screen = 'failed'
   }
+}
+
+/** Whether a value comes letter by letter. */
+function typed({ kind }: OptionSpec): boolean {
+  return kind.kind === 'integer' || (kind.kind === 'text' && kind.file !== true)
 }

@@ -24,7 +24,7 @@ export function createShelf(): Shelf {
         const files = await finished(folder, '')
         const size = files.reduce((sum, file) => sum + file.size, 0)
         const paths = files.map(({ path }) => path)
-        const name = paths.length === 1 ? (paths[0] ?? folder.name) : folder.name
+        const name = paths.length === 1 ? (paths[0] ?? folder.name) : (topFolder(paths) ?? folder.name)
         if (paths.length > 0) items.push({ place: place(folder.name), name, size, files: paths })
       }
       return items.sort((a, b) => a.name.localeCompare(b.name))
@@ -33,7 +33,8 @@ export function createShelf(): Shelf {
       const { savedFile, savedZip } = await save()
       const [only, ...others] = files
       if (only === undefined) return
-      if (others.length > 0) handOver(await savedZip(path), `${path.split('/').at(-1) ?? OUTPUTS}.zip`)
+      if (others.length > 0)
+        handOver(await savedZip(path), `${topFolder(files) ?? path.split('/').at(-1) ?? OUTPUTS}.zip`)
       else handOver(await savedFile(path, only), only)
     },
     async copy({ path }, folder, options) {
@@ -73,6 +74,13 @@ async function finished(folder: FileSystemDirectoryHandle, prefix: string): Prom
     }
   }
   return files
+}
+
+/** The folder that all of the files lie in; null if there is none. */
+function topFolder(paths: readonly string[]): string | null {
+  const [first = ''] = paths
+  const top = first.slice(0, first.indexOf('/') + 1)
+  return top !== '' && paths.every((path) => path.startsWith(top)) ? top.slice(0, -1) : null
 }
 
 /** Hands a blob to the browser's downloads, which copy a stored file from disk to disk. */

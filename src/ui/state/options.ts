@@ -1,0 +1,149 @@
+import type { FormatInfo } from '../../api/wire.ts'
+import { AppError } from '../../core/errors.ts'
+import { resolveOptions, type OptionSpec, type OptionValue, type OptionValues } from '../../core/option.ts'
+import type { FakeDistribution, FakeType, Transforms } from '../../core/transform.ts'
+import { mainOption } from './formats.ts'
+
+/** What is done to the model before it is written, drawn as options are. */
+export const TRANSFORM_OPTIONS: readonly OptionSpec[] = [
+  {
+    name: 'mup2llama',
+    title: 'Fold muP into a plain Llama',
+    help: 'MiniCPM and Granite: their multipliers go into the weights, so that any program for Llama runs them.',
+    kind: { kind: 'flag', default: false },
+  },
+  {
+    name: 'keep-tied',
+    title: 'Keep the head tied',
+    help: 'Of a folded model: the head stays the embedding, and the file that much smaller.',
+    kind: { kind: 'flag', default: false },
+  },
+  {
+    name: 'fake-weight',
+    title: 'Make the weights up',
+    help: 'To try programs with a model of the right shape: the weights that are there are not read.',
+    kind: { kind: 'flag', default: false },
+  },
+  {
+    name: 'fake-seed',
+    title: 'Seed',
+    help: 'The same seed makes the same bytes everywhere.',
+    kind: { kind: 'integer', min: 0, max: 2 ** 32 - 1, default: 0 },
+  },
+  {
+    name: 'fake-distribution',
+    title: 'Distribution',
+    help: 'How the made-up weights are spread.',
+    kind: {
+      kind: 'choice',
+      choices: [
+        { value: 'normal', title: 'Normal', help: 'As models are initialised.' },
+        { value: 'uniform', title: 'Uniform', help: 'Evenly, with the same deviation.' },
+        { value: 'zeros', title: 'Zeros', help: 'Nothing but zeros: compresses best.' },
+      ],
+      default: 'normal',
+    },
+  },
+  {
+    name: 'fake-type',
+    title: 'Type of the made-up weights',
+    help: 'What they are before they are converted.',
+    kind: {
+      kind: 'choice',
+      choices: [
+        { value: 'config', title: 'As the model', help: 'The type that config.json names.' },
+        { value: 'bf16', title: 'BF16', help: 'The range of F32 in two bytes.' },
+        { value: 'f16', title: 'F16', help: 'Two bytes, finer than BF16.' },
+        { value: 'f32', title: 'F32', help: 'Four bytes.' },
+      ],
+      default: 'config',
+    },
+  },
+]
+
+/** Options that stand for nothing unless another one is set. */
+const NEEDS: ReadonlyMap<string, string> = new Map([
+  ['keep-tied', 'mup2llama'],
+  ['fake-seed', 'fake-weight'],
+  ['fake-distribution', 'fake-weight'],
+  ['fake-type', 'fake-weight'],
+])
+
+/** The transform options that can be set with these values. */
+export function openTransforms(values: OptionValues): readonly OptionSpec[] {
+  return TRANSFORM_OPTIONS.filter(({ name }) => {
+    const needs = NEEDS.get(name)
+    return needs === undefined || values[needs] === true
+  })
+}
+
+/** The transforms that the values stand for; undefined for none. */
+export function transformsOf(values: OptionValues): Transforms | undefined {
+  const fold = values['mup2llama'] === true
+  const fake = values['fake-weight'] === true
+  if (!fold && !fake) return undefined
+  return {
+    ...(fold ? { mup2llama: true, keepTied: values['keep-tied'] === true } : {}),
+    ...(fake ? { fakeWeights: fakeOf(values) } : {}),
+  }
+}
+
+function fakeOf(values: OptionValues): NonNullable<Transforms['fakeWeights']> {
+  const seed = values['fake-seed']
+  const distribution = values['fake-distribution']
+  const dtype = values['fake-type']
+  return {
+    seed: typeof seed === 'number' ? seed : 0,
+    distribution: isDistribution(distribution) ? distribution : 'normal',
+    std: null,
+    dtype: isFakeType(dtype) ? dtype : null,
+    tensors: {},
+  }
+}
+
+function isDistribution(value: OptionValue | undefined): value is FakeDistribution {
+  return value === 'normal' || value === 'uniform' || value === 'zeros'
+}
+
+function isFakeType(value: OptionValue | undefined): value is FakeType {
+  return value === 'f32' || value === 'f16' || value === 'bf16'
+}
+
+/** The options of a format beside the one that its targets are the choices of. */
+export function furtherOptions(info: FormatInfo | undefined): readonly OptionSpec[] {
+  const main = mainOption(info)
+  return info?.options.filter(({ name }) => name !== main?.name) ?? []
+}
+
+/** The values that differ from the defaults of their options. */
+export function changed(specs: readonly OptionSpec[], values: OptionValues): OptionValues {
+  const kept = specs.flatMap(({ name, kind }): [string, OptionValue][] => {
+    const value = values[name]
+    if (value === undefined || value === null || value === kind.default) return []
+    return value === '' ? [] : [[name, value]]
+  })
+  return Object.fromEntries(kept)
+}
+
+/** What is wrong with a value by itself, as one sentence; null if nothing is. */
+export function faultOf(spec: OptionSpec, value: OptionValue | undefined): string | null {
+  if (value === undefined || value === null || value === '') return null
+  try {
+    resolveOptions([spec], { [spec.name]: value })
+    return null
+  } catch (error) {
+    const { message, hint } = AppError.from(error)
+    return hint ?? message
+  }
+}
+
+/** A short code that differs where values do: for names of places. */
+export function codeOf(values: OptionValues): string {
+  const text = JSON.stringify(values, (_, value: unknown) =>
+    value instanceof Uint8Array ? `${value.length} bytes` : value,
+  )
+  // FNV-1a, 32 bits
+  let hash = 0x811c9dc5
+  for (const letter of new TextEncoder().encode(text)) hash = Math.imul(hash ^ letter, 0x01000193) >>> 0
+  return hash.toString(36).padStart(7, '0').slice(-5)
+}
