@@ -1,7 +1,7 @@
 // libllama of node-llama-cpp through koffi: the low level that its JavaScript does not show. Structs are those of
 // include/llama.h of llama.cpp v0.5.0; `load` checks them against the defaults that the library gives back, so that
 // another version fails loudly instead of reading garbage.
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 
@@ -121,6 +121,8 @@ export function load() {
     prune_layers: 'void *',
     max_buf_size: 'size_t',
   })
+  koffi.struct('llama_model_imatrix_data', { name: 'void *', data: 'void *', size: 'size_t' })
+  koffi.struct('llama_model_tensor_override', { pattern: 'void *', type: 'int' })
   const api = {
     koffi,
     loadBackends: ggml.func('void ggml_backend_load_all_from_path(const char *dir)'),
@@ -156,6 +158,56 @@ export function load() {
   api.loadBackends(folder)
   api.backendInit()
   return api
+}
+
+/** Of no tensor: what a type is until it is asked for. */
+const NO_TYPE = 43
+
+/**
+ * Parameters of llama_model_quantize from options (see llama-quantize.mjs), and what they point to: the caller keeps it
+ * until the call is over.
+ */
+export function quantizeParams(api, { pure, leaveOutput, output, embedding, overrides, imatrix } = {}) {
+  const { koffi } = api
+  const held = []
+  const structs = (type, items) => {
+    const size = koffi.sizeof(type)
+    const memory = koffi.alloc(type, items.length)
+    items.forEach((item, i) => koffi.encode(memory, i * size, type, item))
+    held.push(memory, items)
+    return memory
+  }
+  const text = (value) => {
+    const bytes = Buffer.from(`${value}\0`)
+    const memory = koffi.alloc('char', bytes.length)
+    koffi.encode(memory, koffi.array('char', bytes.length), bytes)
+    held.push(memory)
+    return memory
+  }
+  const floats = (values) => {
+    const memory = koffi.alloc('float', values.length)
+    koffi.encode(memory, koffi.array('float', values.length), Float32Array.from(values))
+    held.push(memory)
+    return memory
+  }
+  // requantising is allowed so that a quantised file can be read back as F32
+  const params = { ...api.quantizeDefaults(), allow_requantize: true }
+  params.pure = pure === true
+  params.quantize_output_tensor = leaveOutput !== true
+  params.output_tensor_type = output ?? NO_TYPE
+  params.token_embedding_type = embedding ?? NO_TYPE
+  if (overrides !== undefined) {
+    const items = overrides.map(([pattern, type]) => ({ pattern: text(pattern), type }))
+    params.tt_overrides = structs('llama_model_tensor_override', [...items, { pattern: null, type: NO_TYPE }])
+  }
+  if (imatrix !== undefined) {
+    const entries = typeof imatrix === 'string' ? JSON.parse(readFileSync(imatrix, 'utf8')) : imatrix
+    const items = Object.entries(entries).map(([name, values]) => {
+      return { name: text(name), data: floats(values), size: values.length }
+    })
+    params.imatrix = structs('llama_model_imatrix_data', [...items, { name: null, data: null, size: 0 }])
+  }
+  return { params, held }
 }
 
 /** Fields whose defaults, all through each struct, only come out right if the layout is. */

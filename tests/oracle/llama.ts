@@ -107,20 +107,56 @@ export interface LlamaQuantized {
   readonly peakBytes: number
 }
 
+/** What is decided against the mixture; types by ggml's numbers. */
+export interface LlamaOptions {
+  readonly pure?: boolean
+  readonly leaveOutput?: boolean
+  readonly output?: number
+  readonly embedding?: number
+  readonly overrides?: readonly (readonly [pattern: string, type: number])[]
+  /** Importances by tensor, or the path of a JSON file of them. */
+  readonly imatrix?: string | Readonly<Record<string, readonly number[]>>
+}
+
 /** Quantises a GGUF file with llama.cpp itself; `fileType` is its number for the mixture. */
 export async function llamaQuantize(
   input: string,
   output: string,
   fileType: number,
   threads = 1,
+  options: LlamaOptions = {},
 ): Promise<LlamaQuantized> {
   const script = path.join(import.meta.dirname, 'llama-quantize.mjs')
-  const { stdout } = await promisify(execFile)(process.execPath, [
-    script,
-    input,
-    output,
-    String(fileType),
-    String(threads),
-  ])
+  const args = [script, input, output, String(fileType), String(threads), JSON.stringify(options)]
+  const { stdout } = await promisify(execFile)(process.execPath, args)
   return JSON.parse(stdout) as LlamaQuantized
+}
+
+/** The log of a hundred thousand tensors. */
+const MAX_LOG = 1 << 28
+
+/**
+ * The types that llama.cpp would give the tensors of a file, by its number of the mixture and by tensor; null for a
+ * mixture that it refuses. Only the file's header need be there, and its length right.
+ */
+export async function llamaTypes(
+  input: string,
+  fileTypes: readonly number[],
+  options: LlamaOptions = {},
+): Promise<ReadonlyMap<number, ReadonlyMap<string, string> | null>> {
+  const script = path.join(import.meta.dirname, 'llama-types.mjs')
+  const args = [script, input, JSON.stringify(options), ...fileTypes.map(String)]
+  const { stderr } = await promisify(execFile)(process.execPath, args, { maxBuffer: MAX_LOG })
+  const found = new Map<number, ReadonlyMap<string, string> | null>()
+  let types = new Map<string, string>()
+  for (const line of stderr.split('\n')) {
+    const [, name, from, to] =
+      /^\[ *\d+\/ *\d+\] (\S+) +- \[.*\], type = +(\S+), size =[^(]*(?:\((\w+)\))?$/.exec(line) ?? []
+    if (name !== undefined && from !== undefined) types.set(name, (to ?? from).toLowerCase())
+    const [, fileType, status] = /^== (\d+) (\d+)$/.exec(line) ?? []
+    if (fileType === undefined) continue
+    found.set(Number(fileType), status === '0' ? types : null)
+    types = new Map()
+  }
+  return found
 }
