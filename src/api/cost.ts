@@ -13,9 +13,9 @@ export interface Window {
   readonly bytes: number
 }
 
-/** A thread's tile in work, one being read, one being written. */
+/** A tile in work for each thread, one being read, one being written, one being hashed. */
 export function windowFor(threads: number, memoryBudget: number): Window {
-  return { tiles: threads + 2, bytes: memoryBudget }
+  return { tiles: threads + 3, bytes: memoryBudget }
 }
 
 const NO_HOLDER: Holder = () => {

@@ -152,6 +152,8 @@ async function writeTiles(
   })
   const base = control.progress.bytesDone
   const flight: InFlight[] = []
+  /** Written, and perhaps still being hashed. */
+  let written: InFlight | null = null
   let bytes = 0
   let next = nextTile(tiles, start)
   const stop = new AbortController()
@@ -160,9 +162,20 @@ async function writeTiles(
   if (control.signal.aborted) forward()
   const context = { inputs: run.inputs, kernel: (op: KernelOp) => run.kernel(op), signal: stop.signal }
   control.report({ bytesDone: base + start })
+  const retire = async (): Promise<void> => {
+    if (written === null) return
+    const { tile, slab, hashed } = written
+    await hashed
+    written = null
+    pool.give(slab)
+    bytes -= tile.slab + tile.gives
+    // the oldest: tiles of the producers behind it may hold theirs already
+    const held = tile.gives > 0 ? holding.shift() : undefined
+    if (held !== undefined) pool.give(held)
+  }
   try {
     for (;;) {
-      while (next !== null && fits(window, flight.length, bytes, next)) {
+      while (next !== null && fits(window, flight.length + (written === null ? 0 : 1), bytes, next)) {
         // a paused job finishes what is in flight and admits nothing
         if (control.paused && flight.length > 0) break
         await control.pass()
@@ -173,6 +186,8 @@ async function writeTiles(
       const head = flight[0]
       if (head === undefined) {
         if (next === null) break
+        // a large tile may need the room of the one that is still being hashed
+        await retire()
         continue
       }
       const { tile } = head
@@ -180,23 +195,32 @@ async function writeTiles(
       if ('error' in result) throw describe(result.error, tile, file)
       control.report({ item: tile.tensor?.name ?? file.path })
       checkpoints.leave()
-      await Promise.all([sink.write(result.bytes, tile.offset, stop.signal), digest.update(result.bytes)])
+      const end = tile.offset + tile.size
+      head.hashed = digest.update(result.bytes)
+      // while a tile is hashed the next is written: what hashing throws is thrown when its turn comes
+      head.hashed.catch(() => undefined)
+      await sink.write(result.bytes, tile.offset, stop.signal)
+      await retire()
       flight.shift()
-      pool.give(head.slab)
-      bytes -= tile.slab + tile.gives
-      // the oldest: tiles of the producers behind it may hold theirs already
-      const held = tile.gives > 0 ? holding.shift() : undefined
-      if (held !== undefined) pool.give(held)
-      control.report({ bytesDone: base + tile.offset + tile.size })
-      if (tile.resumable) await checkpoints.reach(tile.offset + tile.size, digest, control.paused)
+      written = head
+      control.report({ bytesDone: base + end })
+      if (!tile.resumable || !checkpoints.isDue(end, control.paused)) continue
+      await retire()
+      await checkpoints.reach(end, digest)
     }
+    await retire()
   } finally {
     stop.abort(new AppError('cancelled', 'The file is no longer written.'))
     control.signal.removeEventListener('abort', forward)
-    // slabs are in use until their computations have settled
-    for (const { result, slab } of flight) {
-      await result
-      pool.give(slab)
+    const [failed] = flight
+    // a tile whose write failed is hashed already: then file and digest differ
+    if (written?.tile.resumable === true && (failed?.hashed ?? null) === null) {
+      checkpoints.stand(written.tile.offset + written.tile.size)
+    }
+    // slabs are in use until their computations and hashes have settled
+    for (const one of written === null ? flight : [written, ...flight]) {
+      await Promise.allSettled([one.result, one.hashed])
+      pool.give(one.slab)
     }
     for (const held of holding.splice(0)) pool.give(held)
   }
@@ -204,6 +228,8 @@ async function writeTiles(
 
 interface InFlight {
   readonly tile: Tile
+  /** Set once its bytes are given to the digest. */
+  hashed: Promise<void> | null
   readonly slab: Uint8Array
   readonly result: Promise<{ readonly bytes: Uint8Array } | { readonly error: unknown }>
 }
@@ -214,7 +240,7 @@ function launch(tile: Tile, pool: Pool, context: Parameters<Tile['compute']>[1])
     (bytes) => ({ bytes }),
     (error: unknown) => ({ error }),
   )
-  return { tile, slab, result }
+  return { tile, slab, result, hashed: null }
 }
 
 function fits(window: Window, count: number, bytes: number, tile: Tile): boolean {
@@ -286,13 +312,23 @@ class Checkpoints {
     this.#position = null
   }
 
-  /** The file is complete up to `position`: flush and record that beside the writing, if it is worth it or `now`. */
-  async reach(position: number, digest: Digest, now: boolean): Promise<void> {
-    this.#position = position
+  /** Whether a record of `position` is worth its flush, or `now` is asked for. */
+  isDue(position: number, now: boolean): boolean {
     if (this.#failure !== null) throw this.#failure
-    if (this.#journal === null || this.#running !== null || position === this.#recorded) return
-    const due = position - this.#recorded >= CHECKPOINT_BYTES || this.#host.now() - this.#recordedAt >= CHECKPOINT_MS
-    if (due || now) this.#running = this.#record(position, await digest.hex())
+    if (this.#journal === null || this.#running !== null || position === this.#recorded) return false
+    const old = this.#host.now() - this.#recordedAt >= CHECKPOINT_MS
+    return now || old || position - this.#recorded >= CHECKPOINT_BYTES
+  }
+
+  /** File and digest agree up to `position`. */
+  stand(position: number): void {
+    this.#position = position
+  }
+
+  /** File and digest agree up to `position`: flush and record that, beside the writing. */
+  async reach(position: number, digest: Digest): Promise<void> {
+    this.#position = position
+    this.#running = this.#record(position, await digest.hex())
   }
 
   /** After a failure: records how far the file is, if that is known. Whether anything is there to be taken up again. */
