@@ -166,8 +166,19 @@ describe('the loop', () => {
     }
     const plan = planOf(segments)
     const alone = await write(setup(plan, { threads: 1 }))
-    // memory that is given back is used again at once
-    const pool = new Pool({ alloc: (bytes) => new Uint8Array(bytes), free: (buffer) => buffer.fill(0xff) })
+    // memory that was given back is used by others from then on
+    const freed: Uint8Array[] = []
+    const reuse = (): void => freed.forEach((buffer) => buffer.fill(0xff))
+    const pool = new Pool({
+      alloc(bytes) {
+        reuse()
+        return new Uint8Array(bytes)
+      },
+      free(buffer) {
+        freed.push(buffer)
+        reuse()
+      },
+    })
     const together = setup(plan, { threads: 8 })
     expect(await write({ ...together, run: { ...together.run, pool } })).toBe(alone)
     expect(pool.inUse).toBe(0)
