@@ -154,10 +154,13 @@ function inspection({ folder, engine, match, checkpoint }: Opened): Inspection {
   let parameters = 0
   let weightBytes = 0
   for (const tensor of tensors.values()) {
-    const bytes = tensorBytes(tensor)
-    byType.set(tensor.dtype, (byType.get(tensor.dtype) ?? 0) + bytes)
     parameters += elementCount(tensor.shape)
-    weightBytes += bytes
+    // what is quantised in parts takes what the parts take
+    for (const stored of tensor.op === 'dequantize' ? Object.values(tensor.parts) : [tensor]) {
+      const bytes = tensorBytes(stored)
+      byType.set(stored.dtype, (byType.get(stored.dtype) ?? 0) + bytes)
+      weightBytes += bytes
+    }
   }
   const kinds = {
     bpe: 'byte-level BPE',
@@ -192,7 +195,7 @@ function inspection({ folder, engine, match, checkpoint }: Opened): Inspection {
 /** The plan for an open checkpoint, measured against the host. */
 async function planFor(host: Host, source: Opened, engine: Engine, options: OptionValues): Promise<CostedPlan> {
   if (engine.convert === null) throw new AppError('unsupported', `${engine.title} cannot be written yet`)
-  const evidence = await measure(host, source, engine.needs(source.checkpoint, options))
+  const evidence = await measure(host, source, await engine.needs(source.checkpoint, options))
   const plan: Plan = await engine.convert(source.checkpoint, options, evidence)
   const backends = await host.backends()
   const threads = Math.max(1, ...backends.map((backend) => backend.threads))

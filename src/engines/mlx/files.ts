@@ -37,7 +37,9 @@ export async function findMlx(folder: Folder): Promise<MlxFolder | null> {
   const config = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
   const quantization = config.get('quantization')
   if (isObject(quantization) && quantization.has('group_size') && quantization.has('bits')) {
-    return { model, weights, config, because: `${path} has MLX's "quantization"` }
+    const mode = quantization.get('mode') ?? 'affine'
+    const what = `${String(quantization.get('bits'))} bits in groups of ${String(quantization.get('group_size'))}`
+    return { model, weights, config, because: `${path} says ${what} (${String(mode)})` }
   }
   if (!(await isMlxFile(folder, first))) return null
   return { model, weights, config, because: `${path} with weights that say they are MLX's` }

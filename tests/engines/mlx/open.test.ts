@@ -140,6 +140,11 @@ describe('opening', () => {
       rawTensors(tinyLlama()['model.safetensors']!).reduce((sum, { data }) => sum + data.length / 2, 0),
     )
     expect(found.tokenizer).toContain('300 tokens')
+    expect(found.because).toBe('config.json says 4 bits in groups of 64 (affine)')
+    // of the files, not of what they unpack to
+    const stored = [...storedTensors(files).values()].reduce((sum, { bytes }) => sum + bytes.length, 0)
+    expect(found.weightBytes).toBe(stored)
+    expect(found.dtypes.map(({ dtype }) => dtype)).toEqual(['u32', 'bf16'])
   })
 
   test('shards without an index, which mlx-lm does not need', async () => {
