@@ -128,15 +128,9 @@ test('formats that the page knows nothing of are shown all the same', () => {
 })
 
 test('what can be read and written is told from the engines', () => {
-  expect(readableThings(formats)).toEqual([
-    'Hugging Face folder',
-    'pytorch_model.bin',
-    '.gguf',
-    'MLX folder',
-    'Strange',
-  ])
+  expect(readableThings(formats)).toEqual(['HuggingFace folder', 'pytorch_model.bin', '.gguf', 'MLX folder', 'Strange'])
   expect(readableThings(formats.map((info) => ({ ...info, reads: info.id === 'gguf' })))).toEqual(['.gguf'])
-  expect(writableNames(formats)).toEqual(['GGUF', 'MLX', 'Hugging Face', 'Strange'])
+  expect(writableNames(formats)).toEqual(['GGUF', 'MLX', 'HuggingFace', 'Strange'])
   expect(listWords(['a', 'b', 'c'], 'or')).toBe('a, b or c')
   expect(listWords([], 'or')).toBe('')
   expect(splitTitle('Plain')).toEqual({ name: 'Plain', by: '' })

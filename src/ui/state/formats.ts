@@ -1,25 +1,17 @@
 import type { FormatInfo, Target } from '../../api/wire.ts'
 import type { Choice, OptionSpec } from '../../core/option.ts'
 
-/** What the page says of a format, beyond its title. */
-interface Words {
-  /** As it stands in a sentence. */
-  readonly name: string
-  /** What there is to drop. */
-  readonly accepts: readonly string[]
-}
-
-/** In the order in which targets are shown: by how often they are wanted. */
-const WORDS: ReadonlyMap<string, Words> = new Map([
-  ['gguf', { name: 'GGUF', accepts: ['.gguf'] }],
-  ['mlx', { name: 'MLX', accepts: ['MLX folder'] }],
-  ['huggingface', { name: 'Hugging Face', accepts: ['Hugging Face folder', 'pytorch_model.bin'] }],
-  ['safetensors', { name: 'safetensors', accepts: ['.safetensors'] }],
-  ['onnx', { name: 'ONNX', accepts: ['.onnx'] }],
-  ['torchscript', { name: 'TorchScript', accepts: ['TorchScript .pt'] }],
-  ['gptq', { name: 'GPTQ', accepts: ['GPTQ folder'] }],
-  ['awq', { name: 'AWQ', accepts: ['AWQ folder'] }],
-  ['megatron', { name: 'Megatron', accepts: ['Megatron folder'] }],
+/** What there is to drop, by format, in the order in which targets are shown: by how often they are wanted. */
+const ACCEPTS: ReadonlyMap<string, readonly string[]> = new Map([
+  ['gguf', ['.gguf']],
+  ['mlx', ['MLX folder']],
+  ['huggingface', ['HuggingFace folder', 'pytorch_model.bin']],
+  ['safetensors', ['.safetensors']],
+  ['onnx', ['.onnx']],
+  ['torchscript', ['TorchScript .pt']],
+  ['gptq', ['GPTQ folder']],
+  ['awq', ['AWQ folder']],
+  ['megatron', ['Megatron folder']],
 ])
 
 /** The order of what can be dropped: the folder that most models come as, first. */
@@ -93,7 +85,7 @@ export function groupTargets(
   formats: readonly FormatInfo[],
   source: string,
 ): readonly FormatGroup[] {
-  const order = [...WORDS.keys()]
+  const order = [...ACCEPTS.keys()]
   const place = (format: string): number => {
     const known = order.indexOf(format)
     return (known < 0 ? order.length : known) + (format === source ? 2 * order.length : 0)
@@ -170,16 +162,16 @@ export function readableThings(formats: readonly FormatInfo[]): readonly string[
     return known < 0 ? READ_ORDER.length : known
   }
   const readable = formats.filter(({ reads }) => reads).toSorted((a, b) => rank(a) - rank(b))
-  return readable.flatMap(({ id, title }) => WORDS.get(id)?.accepts ?? [splitTitle(title).name])
+  return readable.flatMap(({ id, title }) => ACCEPTS.get(id) ?? [splitTitle(title).name])
 }
 
 /** The names of the formats that can be written, in the order of the targets. */
 export function writableNames(formats: readonly FormatInfo[]): readonly string[] {
-  const order = [...WORDS.keys()]
+  const order = [...ACCEPTS.keys()]
   return formats
     .filter(({ writes }) => writes)
     .toSorted((a, b) => (order.indexOf(a.id) >>> 0) - (order.indexOf(b.id) >>> 0))
-    .map(({ id, title }) => WORDS.get(id)?.name ?? splitTitle(title).name)
+    .map(({ title }) => splitTitle(title).name)
 }
 
 /** "a, b or c". */

@@ -3,6 +3,9 @@ import type { OptionSpec } from '../../core/option.ts'
 import type { Finding } from '../../core/plan.ts'
 import { formatWhole } from './format.ts'
 
+/** The context under which a page keeps a function that tells every option there is. */
+export const OPTION_SPECS = Symbol('option specs')
+
 /** What engines and API say, as it stands on the page: numbers grouped, options by their titles, alike things once. */
 
 /** Whole numbers of four digits and more that are no part of a name, a path, a fraction or a code. */

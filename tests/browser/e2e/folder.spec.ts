@@ -68,7 +68,7 @@ test('the file goes straight into a picked folder, and is not overwritten unaske
   await openSample(page)
   await page.getByRole('radio', { name: /^Save into a folder/ }).check()
   await expect(page.getByRole('radio', { name: /^Save into “picked”/ })).toBeChecked()
-  await expect(page.getByText('the browser does not say how much is free')).toBeVisible()
+  await expect(page.getByText('free space unknown')).toBeVisible()
   expect(await convert(page)).toBe(reference.sha256)
   await expect(page.getByText('It is in “picked”.')).toBeVisible()
   expect(await storedFiles(page, 'picked')).toEqual([{ name: 'sample-Q4_K_M.gguf', sha256: reference.sha256 }])
@@ -76,7 +76,7 @@ test('the file goes straight into a picked folder, and is not overwritten unaske
   await page.getByRole('button', { name: 'Convert another' }).click()
   await openSample(page)
   await page.getByRole('radio', { name: /^Save into a folder/ }).check()
-  await expect(page.getByText('the browser does not say how much is free')).toBeVisible()
+  await expect(page.getByText('free space unknown')).toBeVisible()
   await page.getByRole('button', { name: 'Convert', exact: true }).click()
   await expect(page.getByRole('heading', { name: 'A file of that name is already there' })).toBeVisible()
   await page.getByRole('button', { name: 'Replace it' }).click()
@@ -97,6 +97,37 @@ test('a finished file is copied into a picked folder', async ({ open, site, refe
   await expect(page.getByText('“copies” already has a file of that name.')).toBeVisible()
   await page.getByRole('button', { name: 'Replace it' }).click()
   await expect(page.getByText('Saved into “copies”.')).toBeVisible()
+})
+
+test('a single GGUF file is opened; several files go into a folder of their own in a picked one', async ({
+  open,
+  site,
+  reference,
+}) => {
+  const context = await open()
+  const page = context.pages()[0] ?? (await context.newPage())
+  await pickFromStorage(page, 'models')
+  await visit(context, site.url)
+  await drop(page, [reference.path])
+  await expect(page.getByRole('heading', { name: 'Convert it to' })).toBeVisible()
+  // The format that it has comes last.
+  await expect(page.locator('fieldset').getByRole('heading', { level: 3 }).last()).toHaveText(/^GGUF/)
+  await page.getByRole('radio', { name: /^Q8_0/ }).check()
+  await page.getByText('More options').click()
+  await page.getByLabel('Split by tensors').fill('30')
+  await page.getByRole('radio', { name: /^Save into a folder/ }).check()
+  await expect(page.getByText('sample-gguf-q8_0: 2 files')).toBeVisible()
+  await page.getByLabel('Folder name').fill('parts')
+  await expect(page.getByText('parts: 2 files')).toBeVisible()
+  await page.getByRole('button', { name: 'Convert', exact: true }).click()
+  await expect(page.getByRole('heading', { name: 'Converted and checked' })).toBeVisible()
+  await expect(page.getByText('It is in “models”.')).toBeVisible()
+  const written = await storedFiles(page, 'models/parts')
+  expect(written.map(({ name }) => name)).toEqual([
+    expect.stringMatching(/-00001-of-00002\.gguf$/),
+    expect.stringMatching(/-00002-of-00002\.gguf$/),
+  ])
+  expect(written.map(({ sha256 }) => sha256)).toEqual(await page.getByTestId('sha256').allInnerTexts())
 })
 
 test('a folder that is no model says so, and what to do', async ({ open, site, folder }) => {
@@ -129,13 +160,14 @@ test('a truncated shard is named', async ({ open, site, folder }) => {
 async function storedFiles(page: Page, folder: string): Promise<{ name: string; sha256: string }[]> {
   return await page.evaluate(async (folder) => {
     const found: { name: string; sha256: string }[] = []
-    const directory = await (await navigator.storage.getDirectory()).getDirectoryHandle(folder)
+    let directory = await navigator.storage.getDirectory()
+    for (const name of folder.split('/')) directory = await directory.getDirectoryHandle(name)
     for await (const [name, handle] of directory.entries()) {
       if (!(handle instanceof FileSystemFileHandle)) continue
       const digest = await crypto.subtle.digest('SHA-256', await (await handle.getFile()).arrayBuffer())
       const hex = [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, '0')).join('')
       found.push({ name, sha256: hex })
     }
-    return found
+    return found.sort((a, b) => (a.name < b.name ? -1 : 1))
   }, folder)
 }

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { Page } from '@playwright/test'
 import { writeBigModel } from './big-model.ts'
-import { expect, openSample, test as base, visit, waitForReport } from './page.ts'
+import { expect, openSample, showAll, test as base, visit, waitForReport } from './page.ts'
 import { startStatic, type Site } from './serve.ts'
 
 /** The page with a larger model in place of the sample: long enough to be stopped in the middle. */
@@ -25,6 +25,7 @@ const test = base.extend<object, { readonly slow: Site }>({
 /** The largest target: 260 MB, several checkpoints. */
 async function chooseF32(page: Page): Promise<void> {
   await openSample(page)
+  await showAll(page, 'GGUF')
   await page.getByRole('group', { name: 'GGUF' }).getByRole('radio', { name: /^F32/ }).check()
   await expect(page.getByText('sample-F32.gguf')).toBeVisible()
 }

@@ -2,52 +2,66 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { AxeBuilder } from '@axe-core/playwright'
 import type { Page } from '@playwright/test'
-import { drop, expect, openSample, test, visit, waitForReport } from './page.ts'
+import { drop, expect, openSample, showAll, test, visit, waitForReport } from './page.ts'
 
-/** No rule of WCAG 2.2 AA or of good practice is broken, and nothing sticks out to the side. */
+/** In light and dark, wide and narrow: no rule of WCAG 2.2 AA or of good practice is broken, and nothing sticks out. */
 async function look(page: Page, what: string): Promise<void> {
-  // Colours in the middle of a transition would be measured as they are.
-  await page.evaluate(() => Promise.all(document.getAnimations().map((animation) => animation.finished)))
-  const { violations } = await new AxeBuilder({ page })
-    .withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'])
-    .analyze()
-  const told = violations.flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html.slice(0, 160)}`))
-  expect(told, `axe on the ${what} screen`).toEqual([])
-  const over = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth)
-  expect(over, `pixels that the ${what} screen is too wide`).toBeLessThanOrEqual(0)
-}
-
-for (const scheme of ['light', 'dark'] as const) {
-  for (const width of [1280, 360]) {
-    test(`every screen is accessible and fits: ${scheme}, ${width} px`, async ({ open, site, folder }) => {
-      const page = await visit(await open({ scheme, width }), site.url)
-      await look(page, 'start')
-      await openSample(page)
-      await page.getByText(/^All \d+ tensors$/).click()
-      await look(page, 'model')
-
-      // Paused while it plans, the job stands still at once.
-      await page.getByRole('button', { name: 'Convert', exact: true }).click()
-      await page.getByRole('button', { name: 'Pause' }).click()
-      await expect(page.getByRole('heading', { name: 'Paused' })).toBeVisible()
-      await look(page, 'job')
-      await page.getByRole('button', { name: 'Resume' }).click()
-      await waitForReport(page)
-      await look(page, 'done')
-
-      const empty = path.join(folder, 'empty')
-      mkdirSync(empty)
-      writeFileSync(path.join(empty, 'note.txt'), 'nothing to see')
-      await drop(page, [empty])
-      await expect(page.getByRole('heading', { name: 'No model found there' })).toBeVisible()
-      await page.getByText('Details').click()
-      await look(page, 'error')
-      await page.getByRole('button', { name: 'Open another model' }).click()
-      await expect(page.getByRole('heading', { name: 'Finished, kept in this browser' })).toBeVisible()
-      await look(page, 'start with kept files')
-    })
+  for (const colorScheme of ['light', 'dark'] as const) {
+    for (const width of [1280, 360]) {
+      await page.emulateMedia({ colorScheme })
+      await page.setViewportSize({ width, height: 900 })
+      // Colours in the middle of a transition would be measured as they are.
+      await page.evaluate(() => Promise.all(document.getAnimations().map((animation) => animation.finished)))
+      const { violations } = await new AxeBuilder({ page })
+        .withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'])
+        .analyze()
+      const told = violations.flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html.slice(0, 160)}`))
+      expect(told, `axe on the ${what} screen, ${colorScheme}, ${width} px`).toEqual([])
+      const over = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth)
+      expect(over, `pixels that the ${what} screen is too wide at ${width}`).toBeLessThanOrEqual(0)
+    }
   }
 }
+
+test('every screen is accessible and fits: light and dark, 1280 and 360 px', async ({ open, site, folder }) => {
+  test.setTimeout(180_000)
+  const page = await visit(await open(), site.url)
+  await look(page, 'start')
+  await openSample(page)
+  await look(page, 'model')
+  await showAll(page, 'GGUF')
+  await page.getByText('More options').click()
+  await page.getByLabel('Split by tensors').fill('0')
+  await expect(page.getByText(/^It takes a whole number from 1/)).toBeVisible()
+  await expect(page.getByRole('button', { name: 'Convert', exact: true })).toBeDisabled()
+  await page.getByText(/^All \d+ tensors$/).click()
+  await look(page, 'model with all choices and a wrong option')
+  await page.getByRole('button', { name: 'All as usual' }).click()
+  await page
+    .getByRole('group', { name: 'HuggingFace' })
+    .getByRole('radio', { name: /^Unchanged/ })
+    .check()
+
+  // Paused while it plans, the job stands still at once.
+  await page.getByRole('button', { name: 'Convert', exact: true }).click()
+  await page.getByRole('button', { name: 'Pause' }).click()
+  await expect(page.getByRole('heading', { name: 'Paused' })).toBeVisible()
+  await look(page, 'job')
+  await page.getByRole('button', { name: 'Resume' }).click()
+  await expect(page.getByRole('heading', { name: 'Converted and checked' })).toBeVisible()
+  await look(page, 'done')
+
+  const empty = path.join(folder, 'empty')
+  mkdirSync(empty)
+  writeFileSync(path.join(empty, 'note.txt'), 'nothing to see')
+  await drop(page, [empty])
+  await expect(page.getByRole('heading', { name: 'No model found there' })).toBeVisible()
+  await page.getByText('Details').click()
+  await look(page, 'error')
+  await page.getByRole('button', { name: 'Open another model' }).click()
+  await expect(page.getByRole('heading', { name: 'Finished, kept in this browser' })).toBeVisible()
+  await look(page, 'start with kept files')
+})
 
 test('the whole way can be gone by keyboard', async ({ open, site }) => {
   const page = await visit(await open(), site.url)

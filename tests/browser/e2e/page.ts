@@ -13,9 +13,12 @@ import { startPreview, type Site } from './serve.ts'
 const ROOT = path.resolve(import.meta.dirname, '../../..')
 const CLI = path.join(ROOT, 'dist/node/cli.js')
 
-/** What a Chromium asks for on its own account, whatever page it shows: its updater and its sign-in. */
+/**
+ * What a Chromium asks for on its own account, whatever page it shows: its updater, its sign-in, and its autofill, which
+ * asks of every page with a text field what such fields are for.
+ */
 const BROWSERS_OWN =
-  /^(CONNECT |POST http:\/\/)(update\.googleapis\.com|accounts\.google\.com|clients2\.google\.com)[:/]/
+  /^(CONNECT |POST http:\/\/)(update\.googleapis\.com|content-autofill\.googleapis\.com|accounts\.google\.com|clients2\.google\.com)[:/]/
 
 /** How a context is opened. */
 export interface OpenOptions {
@@ -147,6 +150,11 @@ export async function openSample(page: Page): Promise<void> {
   await page.getByRole('button', { name: 'Try the sample' }).click()
   await expect(page.getByRole('heading', { name: 'Convert it to' })).toBeVisible()
   await expect(page.getByRole('heading', { name: 'What it will hold' })).toBeVisible()
+}
+
+/** Shows every choice of a format, not only the few that are usually wanted. */
+export async function showAll(page: Page, format: string): Promise<void> {
+  await page.getByRole('button', { name: new RegExp(`^All \\d+ choices of ${format}$`) }).click()
 }
 
 /** Presses "Convert" and waits for the report. Returns the SHA-256 that it shows. */

@@ -76,18 +76,21 @@ test('an output of several files is downloaded as one zip', async ({ open, site,
     .getByRole('group', { name: 'HuggingFace' })
     .getByRole('radio', { name: /^Unchanged/ })
     .check()
-  await expect(page.getByText(/^\d files, as one folder$/)).toBeVisible()
+  await expect(page.getByText(/^sample-huggingface: \d files$/)).toBeVisible()
+  await page.getByLabel('Folder name').fill('My model')
+  await expect(page.getByText(/^My model: \d files$/)).toBeVisible()
   await page.getByRole('button', { name: 'Convert', exact: true }).click()
   await expect(page.getByRole('heading', { name: 'Converted and checked' })).toBeVisible()
+  await page.getByRole('button', { name: /^All \d files$/ }).click()
   const shown = new Map<string, string>()
   for (const [index, name] of (await page.getByTestId('file').allInnerTexts()).entries()) {
-    shown.set(name, await page.getByTestId('sha256').nth(index).innerText())
+    shown.set(`My model/${name}`, await page.getByTestId('sha256').nth(index).innerText())
   }
   const zip = await download(page, folder)
-  expect(zip.name).toMatch(/\.zip$/)
+  expect(zip.name).toBe('My model.zip')
   const unpacked = new Map(unzipStored(readFileSync(zip.path)).map(([name, bytes]) => [name, sha256(bytes)]))
   expect(unpacked).toEqual(shown)
-  expect(shown.has('config.json')).toBe(true)
+  expect(shown.has('My model/config.json')).toBe(true)
 })
 
 /** The files of a stored zip, by its local headers (APPNOTE.TXT 4.3.7). */
