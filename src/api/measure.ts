@@ -1,5 +1,5 @@
-import { dtypeInfo, elementCount } from '../core/dtype.ts'
-import { cast, reduce, reshape, type Recipe } from '../core/tensor.ts'
+import { dtypeInfo, elementCount, type DType } from '../core/dtype.ts'
+import { cast, gather, literalF32, reduce, reshape, slice, type Recipe } from '../core/tensor.ts'
 import type { Evidence, Measurement } from '../engines/engine.ts'
 import type { Opened } from './api.ts'
 import { kernels } from './kernels.ts'
@@ -23,8 +23,17 @@ export async function measure(
   const context = { inputs, kernel, signal }
   try {
     for (const one of needed) {
-      const answer = one.kind === 'equal' ? await equal(one.a, one.b, context) : await absmax(one.of, context)
-      evidence.set(one.id, answer)
+      switch (one.kind) {
+        case 'equal':
+          evidence.set(one.id, await equal(one.a, one.b, context))
+          break
+        case 'absmax':
+          evidence.set(one.id, await absmax(one.of, context))
+          break
+        case 'rounding':
+          for (const [type, error] of await rounding(one, context)) evidence.set(`${one.id} ${type}`, error)
+          break
+      }
     }
   } finally {
     await inputs.close()
@@ -60,4 +69,76 @@ async function absmax(of: Recipe, context: Context): Promise<number> {
   if (tile === undefined) return 0
   const bytes = await tile.compute(new Uint8Array(tile.slab), context)
   return new Float32Array(bytes.buffer, bytes.byteOffset, 1)[0] ?? 0
+}
+
+/** Weights of a matrix that are rounded to see what it costs: the error's own error is then below one in a hundred. */
+const SAMPLE_ELEMENTS = 1 << 17
+/** Matrices of a stack that are looked at. */
+const SAMPLE_MATRICES = 4
+
+/** The relative error of each type, over rows picked evenly. */
+async function rounding(
+  { of, to, importance }: Measurement & { readonly kind: 'rounding' },
+  context: Context,
+): Promise<ReadonlyMap<DType, number>> {
+  const sums = new Map(to.map((type) => [type, 0]))
+  let energy = 0
+  for (const { values, weights } of sampleMatrices(of, importance)) {
+    const exact = await floats(cast(values, 'f32'), context)
+    const known = literalF32(values.shape, exact)
+    const columns = values.shape.at(-1) ?? 1
+    const counts = weights === undefined ? null : await floats(weights, context)
+    energy += weighted(exact, null, counts, columns)
+    for (const type of to) {
+      // it stays as it is
+      if (type === of.dtype) continue
+      const rounded = await floats(cast(cast(known, type, weights), 'f32'), context)
+      sums.set(type, (sums.get(type) ?? 0) + weighted(exact, rounded, counts, columns))
+    }
+  }
+  return new Map([...sums].map(([type, sum]) => [type, energy === 0 ? 0 : sum / energy]))
+}
+
+/** The sum of squares of the values, or of their differences, each times its column's weight. */
+function weighted(a: Float32Array, b: Float32Array | null, weights: Float32Array | null, columns: number): number {
+  let sum = 0
+  for (let i = 0; i < a.length; i++) {
+    const difference = (a[i] ?? 0) - (b?.[i] ?? 0)
+    sum += difference * difference * (weights?.[i % columns] ?? 1)
+  }
+  return sum
+}
+
+/** Some rows of a matrix, or of some matrices of a stack, each with its importances. */
+function sampleMatrices(
+  of: Recipe,
+  importance: Recipe | undefined,
+): readonly { readonly values: Recipe; readonly weights: Recipe | undefined }[] {
+  const columns = of.shape.at(-1) ?? 1
+  const rows = of.shape.at(-2) ?? 1
+  const matrices = elementCount(of.shape.slice(0, -2))
+  const stack = reshape(of, [matrices, rows, columns])
+  const picked = spread(matrices, SAMPLE_MATRICES)
+  const most = Math.max(1, Math.floor(SAMPLE_ELEMENTS / columns / picked.length))
+  return picked.map((index) => {
+    const matrix = reshape(slice(stack, 0, index, 1), [rows, columns])
+    const own = importance !== undefined && importance.shape.length > 1
+    const weights = own ? reshape(slice(reshape(importance, [matrices, columns]), 0, index, 1), [columns]) : importance
+    return { values: gather(matrix, 0, spread(rows, most)), weights }
+  })
+}
+
+/** At most `most` of `count` indices, evenly, the first and the last among them. */
+function spread(count: number, most: number): readonly number[] {
+  if (count <= most) return Array.from({ length: count }, (_, i) => i)
+  return Array.from({ length: most }, (_, i) => Math.floor((i * (count - 1)) / Math.max(1, most - 1)))
+}
+
+/** All values of a small recipe in f32. */
+async function floats(recipe: Recipe, context: Context): Promise<Float32Array> {
+  const values = new Float32Array(elementCount(recipe.shape))
+  const bytes = new Uint8Array(values.buffer)
+  for (const tile of tensorTiles('sample', recipe, 0))
+    bytes.set(await tile.compute(new Uint8Array(tile.slab), context), tile.offset)
+  return values
 }

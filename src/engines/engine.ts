@@ -1,5 +1,6 @@
 import type { Folder } from '../core/bytes.ts'
 import type { Checkpoint } from '../core/checkpoint.ts'
+import type { DType } from '../core/dtype.ts'
 import type { OptionSpec, OptionValues } from '../core/option.ts'
 import type { Finding, Plan } from '../core/plan.ts'
 import type { Recipe } from '../core/tensor.ts'
@@ -32,8 +33,19 @@ export type Measurement =
   | { readonly kind: 'equal'; readonly id: string; readonly a: Recipe; readonly b: Recipe }
   /** The largest magnitude among a tensor's values. */
   | { readonly kind: 'absmax'; readonly id: string; readonly of: Recipe }
+  /**
+   * What rounding a matrix to each type changes, relative to its values: the sum of squares of the one over that of the
+   * other, from a sample of its rows. `importance` counts columns, of the shape that `cast` takes.
+   */
+  | {
+      readonly kind: 'rounding'
+      readonly id: string
+      readonly of: Recipe
+      readonly to: readonly DType[]
+      readonly importance?: Recipe
+    }
 
-/** Answers by measurement id: a boolean for `equal`, a number for `absmax`. */
+/** Answers by measurement id: a boolean for `equal`, a number for `absmax`; for `rounding` a number by id and type, `id q4_k`. */
 export type Evidence = ReadonlyMap<string, boolean | number>
 
 /** Whether a checkpoint of this format can be run, and by what. */
@@ -56,7 +68,7 @@ export interface Engine {
   /** Opens a configuration without its weights: a checkpoint of no tensors, for those to be made up. Absent if a format has none. */
   readonly outline?: (folder: Folder, match: Match) => Promise<Checkpoint>
   /** What `convert` wants to know of the weights; [] for most. */
-  needs(checkpoint: Checkpoint, options: OptionValues): readonly Measurement[]
+  needs(checkpoint: Checkpoint, options: OptionValues): readonly Measurement[] | Promise<readonly Measurement[]>
   /** The plan: reads no weights, no clock. Null for a format that cannot be written yet. Throws `unsupported`, `bad-option`. */
   readonly convert: ((checkpoint: Checkpoint, options: OptionValues, evidence: Evidence) => Promise<Plan>) | null
   /** What is wrong with a finished output, as findings; none of severity `error` means that it is properly formed. */

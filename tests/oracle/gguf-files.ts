@@ -7,6 +7,7 @@ import { createNodeHost } from '../../companion/host.ts'
 import { createApi, type Api } from '../../src/api/api.ts'
 import type { Checkpoint } from '../../src/core/checkpoint.ts'
 import { elementCount, type DType } from '../../src/core/dtype.ts'
+import type { OptionValues } from '../../src/core/option.ts'
 import type { Plan } from '../../src/core/plan.ts'
 import { readGguf, type GgufHeader } from '../../src/engines/containers/gguf/reader.ts'
 import { ggufLayout } from '../../src/engines/containers/gguf/writer.ts'
@@ -41,11 +42,17 @@ export function productApi(): Api {
 }
 
 /** Converts a test model into `folder` by the product and returns the file's path. */
-export async function convertByProduct(api: Api, model: string, quant: string, folder: string): Promise<string> {
+export async function convertByProduct(
+  api: Api,
+  model: string,
+  quant: string,
+  folder: string,
+  options: OptionValues = {},
+): Promise<string> {
   const control = api.start({
     input: { kind: 'path', path: path.join(MODELS, model) },
     target: 'gguf',
-    options: { quant },
+    options: { quant, ...options },
     output: { kind: 'path', path: folder },
     name: `${model}-${quant}`,
     overwrite: true,

@@ -5,15 +5,32 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Api } from '../../src/api/api.ts'
 import { ggmlTypes } from '../../src/engines/containers/gguf/types.ts'
-import { gguf } from '../../src/engines/gguf/engine.ts'
-import { MIXES } from '../../src/engines/gguf/mix.ts'
-import { madeUpCheckpoint, type MadeUp } from '../engines/gguf/made-up.ts'
-import { convertByProduct, expectSameTensors, productApi, temporaryFolder, tensorsOf } from './gguf-files.ts'
+import { readImatrix, writeImatrix, type Imatrix, type ImatrixEntry } from '../../src/engines/containers/imatrix.ts'
+import { isOffered } from '../../src/engines/gguf/mix.ts'
+import { MIXES } from '../../src/engines/gguf/mixes.ts'
+import { convertByProduct, expectSameTensors, productApi, readFileAndHeader, temporaryFolder } from './gguf-files.ts'
 import { llamaQuantize, noLlama } from './llama.ts'
 import { noModels } from './models.ts'
-import { executeNaively } from './naive.ts'
 
-const QUANTISED = MIXES.filter((mix) => mix.id !== 'f32')
+/** Importances of every matrix of a file: some columns count a thousand times as much as others, some not at all. */
+async function importancesFor(file: string): Promise<Imatrix> {
+  const entries = new Map<string, ImatrixEntry>()
+  let state = 1
+  const random = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32
+  for (const { name, shape } of (await readFileAndHeader(file)).header.tensors) {
+    if (shape.length < 2 || name === 'token_embd.weight' || name === 'output.weight') continue
+    const experts = shape.length === 3 ? shape[0]! : 1
+    const sums = Float32Array.from({ length: shape.at(-1)! * experts }, () =>
+      random() < 0.02 ? 0 : 10 ** (3 * random()) * 100,
+    )
+    entries.set(name, { sums, counts: Array.from({ length: experts }, (_, i) => 512 * (i + 3)) })
+  }
+  return { form: 'gguf', entries, datasets: ['made up'], chunkCount: 7, chunkSize: 512 }
+}
+
+/** Q2_K_S is refused without importances; it is tested with them. */
+const WEIGHTED = MIXES.filter((mix) => mix.id !== 'f32' && isOffered(mix))
+const QUANTISED = WEIGHTED.filter((mix) => mix.needsImportance !== true)
 
 const title = `Mixtures against llama_model_quantize${noLlama === null ? '' : ` (${noLlama})`}`
 
@@ -30,63 +47,57 @@ describe.skipIf(noLlama !== null)(title, () => {
   })
 
   describe.skipIf(noModels !== null)(`bytes${noModels === null ? '' : ` (${noModels})`}`, () => {
-    test.each(['main', 'llama-spm', 'llama3-tied', 'qwen2', 'qwen3'])('%s: every type, byte by byte', async (model) => {
+    test.each(['main', 'llama-spm', 'llama3-tied', 'qwen2', 'qwen3', 'mixtral'])(
+      '%s: every type, byte by byte',
+      async (model) => {
+        const source = await convertByProduct(api, model, 'f32', folder.path)
+        for (const { id, fileType } of QUANTISED) {
+          const ours = await convertByProduct(api, model, id, folder.path)
+          const theirs = path.join(folder.path, 'theirs.gguf')
+          await llamaQuantize(source, theirs, fileType)
+          await expectSameTensors(ours, theirs)
+        }
+      },
+    )
+
+    test.each([
+      ['main', 'gguf'],
+      ['main', 'legacy'],
+      ['mixtral', 'gguf'],
+    ] as const)('%s: every type with the importances of a %s file, byte by byte', async (model, form) => {
       const source = await convertByProduct(api, model, 'f32', folder.path)
-      for (const { id, fileType } of QUANTISED) {
-        const ours = await convertByProduct(api, model, id, folder.path)
+      const made = await importancesFor(source)
+      const bytes = writeImatrix(made, form)
+      const imatrix = path.join(folder.path, 'importances.json')
+      const read = await readImatrix(bytes, 'made-up')
+      const floats = [...read.entries].map(([name, { sums, counts }]) => {
+        const columns = sums.length / counts.length
+        return [name, Array.from(sums, (sum, i) => Math.fround(sum / (counts[Math.floor(i / columns)] || 1)))] as const
+      })
+      await writeFile(imatrix, JSON.stringify(Object.fromEntries(floats)))
+      for (const { id, fileType } of WEIGHTED) {
+        const ours = await convertByProduct(api, model, id, folder.path, { imatrix: { name: 'made-up', bytes } })
         const theirs = path.join(folder.path, 'theirs.gguf')
-        await llamaQuantize(source, theirs, fileType)
+        await llamaQuantize(source, theirs, fileType, 1, { imatrix })
         await expectSameTensors(ours, theirs)
       }
     })
-  })
 
-  const shapes: readonly (readonly [string, MadeUp])[] = [
-    ['32 layers', { layers: 32, hidden: 256, intermediate: 256, heads: 4, kvHeads: 4, tied: false }],
-    ['24 layers, tied', { layers: 24, hidden: 256, intermediate: 512, heads: 4, kvHeads: 2, tied: true }],
-    ['7 layers, rows of 192', { layers: 7, hidden: 192, intermediate: 256, heads: 6, kvHeads: 1, tied: false }],
-    ['rows of 192, tied', { layers: 2, hidden: 192, intermediate: 176, heads: 6, kvHeads: 1, tied: true }],
-    ['rows of 272 and 176', { layers: 9, hidden: 272, intermediate: 176, heads: 2, kvHeads: 2, tied: false }],
-    ['1 layer', { layers: 1, hidden: 256, intermediate: 256, heads: 4, kvHeads: 1, tied: false }],
-  ]
-  test.each(shapes)('types: %s', async (_, shape) => {
-    const { checkpoint, folder: inputs } = madeUpCheckpoint(shape)
-    const plan = async (quant: string) => gguf.convert!(checkpoint, { quant, pre: null }, new Map())
-    const source = path.join(folder.path, 'made-up.gguf')
-    await writeFile(source, await executeNaively(await plan('f32'), inputs))
-    for (const { id, fileType } of QUANTISED) {
-      const theirs = path.join(folder.path, 'made-up-theirs.gguf')
-      await llamaQuantize(source, theirs, fileType)
-      const wanted = [...(await tensorsOf(theirs))].map(([name, { type }]) => `${name} ${type.toLowerCase()}`)
-      const planned = (await plan(id)).files[0]!.segments.flatMap((segment) =>
-        segment.kind === 'tensor' ? [`${segment.name} ${segment.recipe.dtype}`] : [],
-      )
-      expect(planned.sort(), id).toEqual(wanted.sort())
-    }
-  })
-
-  test('types of a "70B": Q6_K where llama.cpp has Q5_K', async () => {
-    const shape = { layers: 80, hidden: 256, intermediate: 256, heads: 4, kvHeads: 1, tied: false }
-    const { checkpoint, folder: inputs } = madeUpCheckpoint(shape)
-    const source = path.join(folder.path, 'seventy.gguf')
-    await writeFile(
-      source,
-      await executeNaively(await gguf.convert!(checkpoint, { quant: 'bf16', pre: null }, new Map()), inputs),
-    )
-    const theirs = path.join(folder.path, 'seventy-theirs.gguf')
-    await llamaQuantize(source, theirs, 15)
-    const plan = await gguf.convert!(checkpoint, { quant: 'q4_k_m', pre: null }, new Map())
-    const tensors = await tensorsOf(theirs)
-    const different = plan.files[0]!.segments.flatMap((segment) => {
-      if (segment.kind !== 'tensor') return []
-      const wanted = tensors.get(segment.name)!.type.toLowerCase()
-      return segment.recipe.dtype === wanted
-        ? []
-        : [`${segment.name.replace(/\d+/, 'N')} ${segment.recipe.dtype} ${wanted}`]
+    test('types by pattern, of output and embedding, byte by byte', async () => {
+      const source = await convertByProduct(api, 'main', 'f32', folder.path)
+      const ours = await convertByProduct(api, 'main', 'q4_k_s', folder.path, {
+        'tensor-type': 'blk\\.[0-2]\\.attn_v=Q8_0, ffn_(up|gate)=q3_k',
+        'output-tensor-type': 'q5_k',
+        'token-embedding-type': 'Q4_1',
+      })
+      const theirs = path.join(folder.path, 'theirs.gguf')
+      const overrides = [
+        ['blk\\.[0-2]\\.attn_v', 8],
+        ['ffn_(up|gate)', 11],
+      ] as const
+      await llamaQuantize(source, theirs, 14, 1, { overrides, output: 13, embedding: 3 })
+      await expectSameTensors(ours, theirs)
     })
-    expect(new Set(different)).toEqual(new Set(['blk.N.attn_v.weight q6_k q5_k']))
-    const noted = plan.findings.filter(({ code }) => code === 'type-substituted')
-    expect(noted).toHaveLength(different.length)
   })
 
   test('the table of element types is that of ggml', async () => {

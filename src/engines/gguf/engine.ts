@@ -3,13 +3,13 @@ import type { Checkpoint } from '../../core/checkpoint.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Plan } from '../../core/plan.ts'
 import { GGUF_MAGIC } from '../containers/gguf/types.ts'
-import type { Engine, Match } from '../engine.ts'
+import type { Engine, Evidence, Match, Measurement } from '../engine.ts'
 import { EDIT_OPTIONS } from './edit.ts'
 import { modelEntries, partOf } from './files.ts'
 import { SPLIT_OPTIONS } from './lay.ts'
-import { planGguf } from './layout.ts'
+import { ggufNeeds, planGguf } from './layout.ts'
 import { ggufModelOf, openGguf } from './open.ts'
-import { planFromGguf } from './requantise.ts'
+import { planFromGguf, requantiseNeeds } from './requantise.ts'
 import { validateGguf } from './validate.ts'
 import { WEIGHT_OPTIONS, weightOptions } from './weight-options.ts'
 
@@ -50,10 +50,18 @@ async function detect(folder: Folder): Promise<Match | null> {
   return null
 }
 
-async function convert(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
+async function needs(checkpoint: Checkpoint, options: OptionValues): Promise<readonly Measurement[]> {
   const weights = await weightOptions(options)
   const model = ggufModelOf(checkpoint)
-  return model === null ? planGguf(checkpoint, weights, options) : planFromGguf(model, weights, options)
+  return model === null ? ggufNeeds(checkpoint, weights) : requantiseNeeds(model, weights)
+}
+
+async function convert(checkpoint: Checkpoint, options: OptionValues, evidence: Evidence): Promise<Plan> {
+  const weights = await weightOptions(options)
+  const model = ggufModelOf(checkpoint)
+  return model === null
+    ? planGguf(checkpoint, weights, options, evidence)
+    : planFromGguf(model, weights, options, evidence)
 }
 
 /** GGUF, the format of llama.cpp. */
@@ -63,7 +71,7 @@ export const gguf: Engine = {
   options: OPTIONS,
   detect,
   open: openGguf,
-  needs: () => [],
+  needs,
   convert,
   validate: (folder, match) => validateGguf(folder, match.entry),
   canInfer: () => ({ can: true, by: 'llama.cpp' }),

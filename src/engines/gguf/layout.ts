@@ -7,20 +7,37 @@ import { readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
 import type { Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
+import type { Evidence, Measurement } from '../engine.ts'
 import type { GgufArchitecture } from './arch/contract.ts'
 import { ggufArchitecture } from './arch/index.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
-import { layFiles, splitOptions, type Placed } from './lay.ts'
+import { layFiles, splitOptions, type LaidOut, type Placed } from './lay.ts'
 import { configFindings, modelMetadata, provenance } from './metadata.ts'
+import type { MixModel } from './mix.ts'
 import { MIXES, type Mix } from './mixes.ts'
 import { ropeTensors } from './rope.ts'
 import { ggufTensors, packRow } from './tensors.ts'
 import { tokenizerMetadata } from './tokenizer.ts'
 import type { WeightOptions } from './weight-options.ts'
+import { dominantFileType, sizeMeasurements, typedToSize } from './size-target.ts'
 import { importanceMetadata, typeWeights } from './weights.ts'
 
+/** What of the weights must be measured before a plan can be made. */
+export async function ggufNeeds(checkpoint: Checkpoint, weights: WeightOptions): Promise<readonly Measurement[]> {
+  if (weights.target === null) return []
+  requireArchitecture(checkpoint, 'GGUF')
+  const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
+  const target = ggufArchitecture(checkpoint.architecture)
+  return sizeMeasurements(packTensors(checkpoint, architecture, target), weights)
+}
+
 /** The plan of one GGUF file: everything but the weights' own bytes, which are recipes. */
-export async function planGguf(checkpoint: Checkpoint, weights: WeightOptions, options: OptionValues): Promise<Plan> {
+export async function planGguf(
+  checkpoint: Checkpoint,
+  weights: WeightOptions,
+  options: OptionValues,
+  evidence: Evidence,
+): Promise<Plan> {
   requireArchitecture(checkpoint, 'GGUF')
   const mix = weights.mix ?? ownMix(checkpoint)
   const pre = typeof options['pre'] === 'string' && options['pre'] !== '' ? options['pre'] : null
@@ -33,19 +50,34 @@ export async function planGguf(checkpoint: Checkpoint, weights: WeightOptions, o
       hint: 'It would load, and answer wrongly. Convert it to another format.',
     })
   }
-  const findings: Finding[] = [...configFindings(config, target)]
-  const tensors = placeTensors(checkpoint, architecture, target, mix, weights, findings)
-  const parameters = tensors.reduce((sum, { recipe }) => sum + elementCount(recipe.shape), 0)
   const tokenizer = tokenizerMetadata(checkpoint.tokenizer, config.vocabSize, pre)
-  findings.push(...tokenizer.findings)
-  const metadata = new Map<string, GgufValue>([
-    ...modelMetadata(checkpoint, target, mix, parameters, architecture.rotary !== 'none'),
-    ...tokenizer.metadata,
-    ...importanceMetadata(weights.importances),
-    ['modelconvert.recipe', provenance(checkpoint, mix)],
-  ])
-  const edited = editMetadata(metadata, metadataEdit(options))
-  const laid = layFiles(`${fileStem(checkpoint.name)}-${mix.title}`, edited, tensors, splitOptions(options))
+  const findings: Finding[] = [...configFindings(config, target), ...tokenizer.findings]
+  const packed = packTensors(checkpoint, architecture, target)
+  const model: MixModel = {
+    architecture: target.name,
+    layers: config.layers,
+    heads: config.heads,
+    kvHeads: config.kvHeads,
+    experts: config.experts?.count ?? 0,
+  }
+  const typed = (into: Finding[], chosen?: ReadonlyMap<string, DType>): readonly Placed[] => [
+    ...ropeTensors(config),
+    ...typeWeights(mix, weights, model, packed, keptType, into, chosen),
+  ]
+  const lay = (tensors: readonly Placed[]): LaidOut => {
+    const parameters = tensors.reduce((sum, { recipe }) => sum + elementCount(recipe.shape), 0)
+    const named = weights.target === null ? mix : { ...mix, fileType: dominantFileType(tensors) }
+    const metadata = new Map<string, GgufValue>([
+      ...modelMetadata(checkpoint, target, named, parameters, architecture.rotary !== 'none'),
+      ...tokenizer.metadata,
+      ...importanceMetadata(weights.importances),
+      ['modelconvert.recipe', provenance(checkpoint, mix)],
+    ])
+    const edited = editMetadata(metadata, metadataEdit(options))
+    return layFiles(`${fileStem(checkpoint.name)}-${mix.title}`, edited, tensors, splitOptions(options))
+  }
+  const tensors = typedToSize(typed, lay, packed, weights, evidence, findings)
+  const laid = lay(tensors)
   return {
     target: 'gguf',
     stages: [],
@@ -77,30 +109,15 @@ function ownMix({ config }: Checkpoint): Mix {
   return own
 }
 
-function placeTensors(
-  checkpoint: Checkpoint,
-  architecture: Architecture,
-  target: GgufArchitecture,
-  mix: Mix,
-  weights: WeightOptions,
-  findings: Finding[],
-): readonly Placed[] {
-  const { config } = checkpoint
-  const model = {
-    architecture: target.name,
-    layers: config.layers,
-    heads: config.heads,
-    kvHeads: config.kvHeads,
-    experts: config.experts?.count ?? 0,
-  }
+/** The tensors as they lie in the file, in the types that they have. */
+function packTensors(checkpoint: Checkpoint, architecture: Architecture, target: GgufArchitecture): readonly Placed[] {
   const tensors: Placed[] = []
-  for (const row of ggufTensors(target, architecture, config)) {
-    const { name } = row
+  for (const row of ggufTensors(target, architecture, checkpoint.config)) {
     if (row.optional && row.roles.some((role) => !checkpoint.tensors.has(role))) continue
     const parts = row.roles.map((role) => tensorOf(checkpoint, role))
-    tensors.push({ name, recipe: packRow(row, parts) })
+    tensors.push({ name: row.name, recipe: packRow(row, parts) })
   }
-  return [...ropeTensors(config), ...typeWeights(mix, weights, model, tensors, keptType, findings)]
+  return tensors
 }
 
 /** What is never quantised is F32; an output matrix that is left alone keeps the float type that it has. */

@@ -5,14 +5,16 @@ import type { Finding, Plan } from '../../core/plan.ts'
 import { read, type Recipe } from '../../core/tensor.ts'
 import { ggufString } from '../containers/gguf/reader.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
+import type { Evidence, Measurement } from '../engine.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
 import type { GgufModel, LocatedTensor } from './files.ts'
-import { layFiles, splitOptions, type Placed } from './lay.ts'
+import { layFiles, splitOptions, type LaidOut, type Placed } from './lay.ts'
 import { numeric, text } from './metadata.ts'
 import type { MixModel } from './mix.ts'
 import { MIXES, type Mix } from './mixes.ts'
 import { headerFaults } from './validate.ts'
 import { COPY, type WeightOptions } from './weight-options.ts'
+import { dominantFileType, sizeMeasurements, typedToSize } from './size-target.ts'
 import { importanceMetadata, typeWeights } from './weights.ts'
 
 /** ggml's version of its quantised formats. */
@@ -35,17 +37,28 @@ export function storedTensor({ name, type, shape, file, offset }: LocatedTensor)
  * quantised anew from their dequantised values. `mix` null copies everything. Nothing here depends on what architecture
  * it is: models that are not described here pass too.
  */
-export async function planFromGguf(model: GgufModel, weights: WeightOptions, options: OptionValues): Promise<Plan> {
+export async function planFromGguf(
+  model: GgufModel,
+  weights: WeightOptions,
+  options: OptionValues,
+  evidence: Evidence,
+): Promise<Plan> {
   const findings: Finding[] = []
   const { mix } = weights
-  const stored = model.tensors.map((tensor): Placed => ({ name: tensor.name, recipe: storedTensor(tensor) }))
-  const tensors = mix === null ? stored : retype(mix, weights, model, stored, findings)
+  const stored = storedTensors(model)
+  const lay = (tensors: readonly Placed[]): LaidOut => {
+    const named = weights.target === null || mix === null ? mix : { ...mix, fileType: dominantFileType(tensors) }
+    const metadata = editedMetadata(model, { ...weights, mix: named }, options)
+    const stem = `${plainStem(model.stem)}-${mix === null ? COPY : mix.title}`
+    return layFiles(stem, metadata, tensors, splitOptions(options))
+  }
+  const typed = (into: Finding[], chosen?: ReadonlyMap<string, DType>): readonly Placed[] =>
+    mix === null ? stored : retype(mix, weights, model, stored, into, chosen)
+  const tensors = typedToSize(typed, lay, stored, weights, evidence, findings)
   const lossy = lossFinding(tensors)
   if (lossy !== null) findings.push(lossy)
-  const metadata = editedMetadata(model, weights, options)
-  await refuseFaults(model, metadata)
-  const stem = `${plainStem(model.stem)}-${mix === null ? COPY : mix.title}`
-  const laid = layFiles(stem, metadata, tensors, splitOptions(options))
+  await refuseFaults(model, editedMetadata(model, weights, options))
+  const laid = lay(tensors)
   return {
     target: 'gguf',
     stages: [],
@@ -54,6 +67,15 @@ export async function planFromGguf(model: GgufModel, weights: WeightOptions, opt
     readBytes: model.tensors.reduce((sum, { size }) => sum + size, 0),
     writeBytes: laid.size,
   }
+}
+
+function storedTensors(model: GgufModel): readonly Placed[] {
+  return model.tensors.map((tensor) => ({ name: tensor.name, recipe: storedTensor(tensor) }))
+}
+
+/** What of the weights must be measured before a plan can be made. */
+export function requantiseNeeds(model: GgufModel, weights: WeightOptions): readonly Measurement[] {
+  return weights.target === null ? [] : sizeMeasurements(storedTensors(model), weights)
 }
 
 /** A file's name without the type that it already bears: model-Q4_K_M becomes model. */
@@ -69,10 +91,11 @@ function retype(
   model: GgufModel,
   stored: readonly Placed[],
   findings: Finding[],
+  chosen?: ReadonlyMap<string, DType>,
 ): readonly Placed[] {
   const numbers = stored.filter(({ recipe }) => dtypeInfo(recipe.dtype).kind !== 'int')
   const keep = ({ recipe }: Placed): DType => (mix.base === 'f32' ? 'f32' : recipe.dtype)
-  const typed = typeWeights(mix, weights, mixModel(model), numbers, keep, findings)
+  const typed = typeWeights(mix, weights, mixModel(model), numbers, keep, findings, chosen)
   const byName = new Map(typed.map((tensor) => [tensor.name, tensor]))
   return stored.map((tensor) => byName.get(tensor.name) ?? tensor)
 }

@@ -3,6 +3,7 @@ import type { OptionSpec, OptionValue, OptionValues } from '../../core/option.ts
 import { importanceOf, readImatrix, type Imatrix } from '../containers/imatrix.ts'
 import { isOffered, mixOf, type MixSettings } from './mix.ts'
 import { DEFAULT_MIX, MIXES, type Mix } from './mixes.ts'
+import { SIZE_OPTIONS, sizeMix, sizeTarget, type SizeTarget } from './size-target.ts'
 import { weightTypeNamed, WRITABLE, type WeightType } from './weight-types.ts'
 
 /** llama-quantize's name for changing nothing. */
@@ -52,6 +53,7 @@ export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
       default: DEFAULT_MIX,
     },
   },
+  ...SIZE_OPTIONS,
   {
     name: 'imatrix',
     title: 'Importance matrix',
@@ -104,6 +106,8 @@ export interface WeightOptions {
   readonly mix: Mix | null
   readonly settings: MixSettings
   readonly importances: Importances | null
+  /** Where a size decides, not a mixture; `mix` then only stands for what is decided otherwise. */
+  readonly target: SizeTarget | null
 }
 
 /** Reads the options. Throws `bad-option`, naming it, and what is wrong with the file of importances. */
@@ -111,6 +115,7 @@ export async function weightOptions(options: OptionValues): Promise<WeightOption
   const quant = options['quant'] ?? DEFAULT_MIX
   const mix = quant === COPY ? null : mixOf(String(quant))
   if (mix === null && quant !== COPY) throw new AppError('bad-option', `--quant cannot be ${JSON.stringify(quant)}`)
+  const target = sizeTarget(options)
   const importances = await readImportances(options['imatrix'])
   const settings: MixSettings = {
     importance: importances !== null,
@@ -120,7 +125,11 @@ export async function weightOptions(options: OptionValues): Promise<WeightOption
     embedding: typeOption(options, 'token-embedding-type'),
     overrides: overridesOf(options['tensor-type']),
   }
-  return { mix, settings, importances }
+  if (target !== null && mix === null)
+    throw new AppError('bad-option', `--quant ${COPY} keeps each type, so no size can be chosen`, {
+      hint: 'Leave one away.',
+    })
+  return { mix: target === null ? mix : sizeMix(target), settings, importances, target }
 }
 
 async function readImportances(value: OptionValue | undefined): Promise<Importances | null> {

@@ -10,7 +10,7 @@ import type { Importances, WeightOptions } from './weight-options.ts'
 import { writableDType, type WeightType } from './weight-types.ts'
 
 /**
- * The tensors of a file in the types that a mixture gives them. `keep` is the type of those that are never quantised.
+ * The tensors of a file in the types that a mixture gives them, or those of `chosen`. `keep` is the type of those that are never quantised.
  * Throws `unsupported` for types that cannot be written, and for those that need importances and have none.
  */
 export function typeWeights(
@@ -20,6 +20,7 @@ export function typeWeights(
   tensors: readonly Placed[],
   keep: (tensor: Placed) => DType,
   findings: Finding[],
+  chosen: ReadonlyMap<string, DType> = new Map(),
 ): readonly Placed[] {
   const seen = tensors.map(({ name, recipe }) => ({ name, shape: recipe.shape }))
   const choices = chooseTypes(mix, model, seen, settings)
@@ -28,12 +29,13 @@ export function typeWeights(
     const { name, recipe } = tensor
     const choice = choices.get(name)
     if (choice === undefined || choice.type === null) return { name, recipe: converted(recipe, keep(tensor)) }
-    noteChoice(name, recipe.shape, choice, findings)
-    const dtype = writable(choice.type, name)
-    const importance = importances === null ? undefined : importanceFor(tensor, dtype, importances)
-    if (importance === undefined && choice.needsImportance && recipe.dtype !== dtype)
+    const free = chosen.get(name)
+    if (free === undefined) noteChoice(name, recipe.shape, choice, findings)
+    const dtype = free ?? writable(choice.type, name)
+    const importance = importances === null ? null : importanceFor(tensor, dtype, importances)
+    if (importance === null && free === undefined && choice.needsImportance && recipe.dtype !== dtype)
       throw importanceNeeded(name, choice.type, importances)
-    if (importance !== undefined) weighted++
+    if (importance !== null) weighted++
     return { name, recipe: converted(recipe, dtype, importance) }
   })
   if (importances !== null) findings.push(importanceFinding(importances, weighted))
@@ -41,9 +43,9 @@ export function typeWeights(
 }
 
 /** Kernels go from and to F32: between two block types, or from one to a shorter float, it lies in the middle. */
-export function converted(of: Recipe, type: DType, importance?: Recipe): Recipe {
+export function converted(of: Recipe, type: DType, importance: Recipe | null = null): Recipe {
   if (of.dtype === type) return of
-  return cast(dtypeInfo(of.dtype).kind === 'quant' ? cast(of, 'f32') : of, type, importance)
+  return cast(dtypeInfo(of.dtype).kind === 'quant' ? cast(of, 'f32') : of, type, importance ?? undefined)
 }
 
 function writable(type: WeightType, name: string): DType {
@@ -55,15 +57,15 @@ function writable(type: WeightType, name: string): DType {
   })
 }
 
-/** A matrix's importances, if its type heeds them and the file has some. Throws `malformed` if there are too few or too many. */
-function importanceFor({ name, recipe }: Placed, dtype: DType, { of, file }: Importances): Recipe | undefined {
-  if (!takesImportance(dtype) || recipe.dtype === dtype) return undefined
+/** A matrix's importances, if the type (null for any) heeds them and the file has some. Throws `malformed` if there are too few or too many. */
+export function importanceFor({ name, recipe }: Placed, dtype: DType | null, { of, file }: Importances): Recipe | null {
+  if (dtype !== null && (!takesImportance(dtype) || recipe.dtype === dtype)) return null
   const found = of.get(name)
-  if (found === undefined) return undefined
+  if (found === undefined) return null
   const shape = recipe.shape.filter((_, axis) => axis !== recipe.shape.length - 2)
   if (found.length === elementCount(shape)) return literalF32(shape, found)
   // the embedding's are those of another place where it is the output matrix too
-  if (name === 'token_embd.weight') return undefined
+  if (name === 'token_embd.weight') return null
   const wanted = `${elementCount(shape)} for a shape of [${recipe.shape.join(', ')}]`
   throw new AppError('malformed', `${file} has ${found.length} importances for ${name}, not ${wanted}`, {
     where: { file, tensor: name },
