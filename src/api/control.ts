@@ -18,7 +18,7 @@ export class Control {
   readonly #began: number
   #queue: JobEvent[] = []
   #pendingProgress = false
-  #wake: (() => void) | null = null
+  #waiting: (() => void)[] = []
   #unpause: (() => void) | null = null
   #gate: Promise<void> | null = null
   #ended = false
@@ -65,7 +65,7 @@ export class Control {
     this.#marks.push({ at, bytes: this.#progress.bytesDone })
     while (this.#marks.length > 2 && (this.#marks[0]?.at ?? at) < at - RATE_WINDOW_MS) this.#marks.shift()
     this.#pendingProgress = true
-    this.#wake?.()
+    this.#wake()
   }
 
   log(finding: Finding): void {
@@ -123,10 +123,7 @@ export class Control {
   async next(): Promise<readonly JobEvent[]> {
     while (this.#queue.length === 0 && !this.#pendingProgress) {
       if (this.#ended) return []
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
-      this.#wake = null
+      await new Promise<void>((resolve) => this.#waiting.push(resolve))
     }
     const events = this.#queue
     this.#queue = []
@@ -137,14 +134,18 @@ export class Control {
     return events
   }
 
+  #wake(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve()
+  }
+
   #push(event: JobEvent): void {
     this.#queue.push(event)
-    this.#wake?.()
+    this.#wake()
   }
 
   #end(): void {
     this.#ended = true
-    this.#wake?.()
+    this.#wake()
   }
 
   #withRate(): Progress {

@@ -261,7 +261,7 @@ describe('detect', () => {
     expect(match).toMatchObject({
       format: 'gguf',
       entry: 'c-00001-of-00002.GGUF',
-      because: 'c-00001-of-00002.GGUF, GGUF version 3',
+      because: 'c-00001-of-00002.GGUF, GGUF version 3, split into 2 files',
     })
     expect(
       await gguf.detect(memoryFolder({ 'a.gguf': Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8), 'b.gguf': new Uint8Array(2) })),
