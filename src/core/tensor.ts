@@ -1,4 +1,5 @@
 import { bytesOf, dtypeInfo, elementCount, takesImportance, type DType } from './dtype.ts'
+import { matrixFields, type MatrixScheme } from './matrix-scheme.ts'
 
 /** What is known of a tensor without reading it. Shapes are row-major, slowest axis first, as HuggingFace writes them. */
 export interface TensorInfo {
@@ -57,7 +58,15 @@ export type Generation =
   | { readonly kind: 'normal'; readonly seed: number; readonly std: number }
 
 /** A quantisation whose parts are tensors of their own. Formats add theirs here, and to {@link schemeFields}. */
-export type Scheme = AffineScheme | FloatScheme
+export type Scheme = GroupScheme | MatrixScheme
+
+/** One whose groups of consecutive values can each be coded alone. */
+export type GroupScheme = AffineScheme | FloatScheme
+
+/** Whether it is one of groups along the last axis. */
+export function isGroupScheme(scheme: Scheme): scheme is GroupScheme {
+  return scheme.kind === 'affine' || scheme.kind === 'mxfp4' || scheme.kind === 'mxfp8' || scheme.kind === 'nvfp4'
+}
 
 /**
  * Groups of `group` along the last axis, `code * scale + bias`, codes of `bits` packed little endian into u32, as MLX
@@ -79,7 +88,7 @@ export interface FloatScheme {
 }
 
 /** Bits of a code and codes in a group. */
-export function schemeGroups(scheme: Scheme): { readonly bits: number; readonly group: number } {
+export function schemeGroups(scheme: GroupScheme): { readonly bits: number; readonly group: number } {
   switch (scheme.kind) {
     case 'affine':
       return scheme
@@ -96,7 +105,7 @@ export function schemeGroups(scheme: Scheme): { readonly bits: number; readonly 
 export interface Producer {
   readonly op: 'quantize'
   readonly of: Recipe
-  readonly scheme: Scheme
+  readonly scheme: GroupScheme
   /** The outputs, by field name. */
   readonly fields: Readonly<Record<string, TensorInfo>>
 }
@@ -253,6 +262,7 @@ export function product(info: TensorInfo, stage: string, key: string): Recipe {
  * those parts whose type the scheme leaves open.
  */
 export function schemeFields(scheme: Scheme, shape: readonly number[], scales: DType): Record<string, TensorInfo> {
+  if (!isGroupScheme(scheme)) return matrixFields(scheme, shape, scales, (why) => fail(scheme.kind, why))
   const columns = shape.at(-1) ?? fail('quantize', 'a scalar has no groups')
   const { bits, group } = schemeGroups(scheme)
   if (columns % group !== 0) fail('quantize', `rows of ${columns} are not whole groups of ${group}`)
@@ -266,7 +276,7 @@ export function schemeFields(scheme: Scheme, shape: readonly number[], scales: D
 }
 
 /** Several outputs from one evaluation; take each with {@link part}. Scales are of the type given, if they may be. */
-export function quantize(of: Recipe, scheme: Scheme, scales: DType): Producer {
+export function quantize(of: Recipe, scheme: GroupScheme, scales: DType): Producer {
   requireScalar('quantize', of)
   return { op: 'quantize', of, scheme, fields: schemeFields(scheme, of.shape, scales) }
 }

@@ -1,5 +1,5 @@
 import type { DType } from '../../core/dtype.ts'
-import { schemeGroups, type Scheme } from '../../core/tensor.ts'
+import { schemeGroups, type GroupScheme } from '../../core/tensor.ts'
 import { dequantizeAffineGroups, quantizeAffineGroups } from '../../kernels/reference/affine-groups.ts'
 import { dequantizeFloatGroups, FLOAT_GROUPS, quantizeFloatGroups } from '../../kernels/reference/float-groups.ts'
 
@@ -22,7 +22,7 @@ export interface GroupCodec {
 }
 
 /** One entry for each kind of scheme. */
-const CODECS: { readonly [K in Scheme['kind']]: (scheme: Scheme & { readonly kind: K }) => GroupCodec } = {
+const CODECS: { readonly [K in GroupScheme['kind']]: (scheme: GroupScheme & { readonly kind: K }) => GroupCodec } = {
   affine: ({ bits, group }) => ({
     group,
     fields: [
@@ -40,7 +40,7 @@ const CODECS: { readonly [K in Scheme['kind']]: (scheme: Scheme & { readonly kin
   nvfp4: floatCodec,
 }
 
-function floatCodec(scheme: Scheme & { readonly kind: keyof typeof FLOAT_GROUPS }): GroupCodec {
+function floatCodec(scheme: GroupScheme & { readonly kind: keyof typeof FLOAT_GROUPS }): GroupCodec {
   const { bits, group } = schemeGroups(scheme)
   const how = FLOAT_GROUPS[scheme.kind]
   return {
@@ -55,8 +55,8 @@ function floatCodec(scheme: Scheme & { readonly kind: keyof typeof FLOAT_GROUPS 
 }
 
 /** The codec of a scheme. */
-export function codecOf(scheme: Scheme): GroupCodec {
-  const make = CODECS[scheme.kind] as (scheme: Scheme) => GroupCodec
+export function codecOf(scheme: GroupScheme): GroupCodec {
+  const make = CODECS[scheme.kind] as (scheme: GroupScheme) => GroupCodec
   return make(scheme)
 }
 

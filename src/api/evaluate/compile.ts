@@ -1,9 +1,10 @@
 import { AppError, unreachable } from '../../core/errors.ts'
-import { cast, type Producer, type Recipe } from '../../core/tensor.ts'
+import { cast, isGroupScheme, type Producer, type Recipe } from '../../core/tensor.ts'
 import { affineEvaluator, castEvaluator, reduceEvaluator, reshapeEvaluator } from './elementwise.ts'
 import { generateEvaluator } from './generate.ts'
 import { literalEvaluator, productEvaluator, readEvaluator } from './leaf.ts'
 import { weightedCastEvaluator } from './importance.ts'
+import { matrixEvaluator } from './matrices.ts'
 import type { Evaluator } from './node.ts'
 import { permuteEvaluator } from './permute.ts'
 import { concatEvaluator, gatherEvaluator, padEvaluator, sliceEvaluator } from './runs.ts'
@@ -48,8 +49,12 @@ export function compile(recipe: Recipe, depth = 0): Evaluator {
     }
     case 'reduce':
       return reduceEvaluator(recipe, inF32(recipe.of))
-    case 'dequantize':
-      return dequantizeEvaluator(recipe, (part, { dtype }) => inner(cast(part, dtype)))
+    case 'dequantize': {
+      const { scheme } = recipe
+      return isGroupScheme(scheme)
+        ? dequantizeEvaluator(recipe, scheme, (part, { dtype }) => inner(cast(part, dtype)))
+        : matrixEvaluator(recipe, scheme, (part, { dtype }) => inner(cast(part, dtype)))
+    }
     case 'part':
       return partEvaluator(recipe, compileProducer(recipe.of, depth + 1))
     default:

@@ -1,6 +1,6 @@
 import { bytesOf, elementCount } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
-import type { Producer, Recipe, TensorInfo } from '../../core/tensor.ts'
+import type { GroupScheme, Producer, Recipe, TensorInfo } from '../../core/tensor.ts'
 import { codecOf, type CodecField } from './codecs.ts'
 import { BadElement, castInto } from './elementwise.ts'
 import { elementRange, sequenceBytes, stackBytes, type Evaluator, type Run } from './node.ts'
@@ -64,7 +64,7 @@ function missing(name: string): never {
 }
 
 /** Casts have seen most values; those that are f32 as they lie in a file, nobody. A sum of them tells. */
-function requireFinite(values: Float32Array, start: number): void {
+export function requireFinite(values: Float32Array, start: number): void {
   let sum = 0
   for (const value of values) sum += value - value
   if (sum === 0) return
@@ -112,9 +112,10 @@ export function partEvaluator(recipe: Recipe & { op: 'part' }, producer: Produce
 /** `partOf` makes the evaluator of a part, in the type asked for. */
 export function dequantizeEvaluator(
   recipe: Recipe & { op: 'dequantize' },
+  scheme: GroupScheme,
   partOf: (part: Recipe, field: CodecField) => Evaluator,
 ): Evaluator {
-  const codec = codecOf(recipe.scheme)
+  const codec = codecOf(scheme)
   const { group } = codec
   const parts = codec.fields.map((field) => {
     const part = recipe.parts[field.name] ?? missing(field.name)

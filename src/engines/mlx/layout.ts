@@ -14,6 +14,7 @@ import {
   reshape,
   tensorBytes,
   type Recipe,
+  type GroupScheme,
   type Scheme,
   type TensorInfo,
 } from '../../core/tensor.ts'
@@ -148,7 +149,7 @@ function tensorsUnit(tensors: readonly { readonly name: string; readonly recipe:
 }
 
 /** Codes, scales and biases of one evaluation; those of the source as they are where it has the same. */
-function quantizedUnit(tensor: MlxTensor, sources: readonly Recipe[], scheme: Scheme, dtype: DType): Unit {
+function quantizedUnit(tensor: MlxTensor, sources: readonly Recipe[], scheme: GroupScheme, dtype: DType): Unit {
   const copied = sameParts(tensor, sources, scheme, dtype)
   if (copied !== null) return tensorsUnit(copied)
   const of = stacked(

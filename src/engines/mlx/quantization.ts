@@ -1,7 +1,7 @@
 /** Quantisation as mlx-lm's config.json says it: `quantization`, with keys for modules that differ. */
 import { AppError } from '../../core/errors.ts'
 import { isObject, type Json, type JsonObject } from '../../core/json.ts'
-import type { Scheme } from '../../core/tensor.ts'
+import type { GroupScheme } from '../../core/tensor.ts'
 
 /** How one module is quantised. */
 export interface MlxQuant {
@@ -22,7 +22,7 @@ export const MODES: Readonly<Record<MlxQuant['mode'], MlxQuant>> = {
 }
 
 /** The same as a scheme of recipes. */
-export function schemeOf({ mode, bits, group }: MlxQuant): Scheme {
+export function schemeOf({ mode, bits, group }: MlxQuant): GroupScheme {
   return mode === 'affine' ? { kind: 'affine', bits, group } : { kind: mode }
 }
 
