@@ -26,7 +26,9 @@ export const BLOCKS: readonly DType[] = [
   'tq1_0',
   'tq2_0',
 ]
-/** Those that take an importance matrix. */
+/** The block types that there are kernels only to read for. */
+export const READ_ONLY: readonly DType[] = ['iq1_s', 'iq1_m', 'iq2_xxs', 'iq2_xs', 'iq2_s', 'iq3_xxs', 'iq3_s']
+/** Those of the first that take an importance matrix. */
 export const WEIGHTED: readonly DType[] = BLOCKS.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'].includes(type))
 
 export const reference = createReferenceBackend()

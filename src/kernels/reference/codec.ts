@@ -14,14 +14,19 @@ export interface BlockImportance {
  */
 export interface BlockCodec {
   readonly dtype: DType
-  /** Writes the block of the values `x` into `out`. Every operation rounds to float32, as in ggml's C. */
-  quantise(x: Float32Array, out: DataView): void
+  /**
+   * Writes the block of the values `x` into `out`. Every operation rounds to float32, as in ggml's C. Absent where blocks
+   * can only be read.
+   */
+  quantise?(x: Float32Array, out: DataView): void
   /** The same with an importance matrix; absent where the type takes none. */
   quantiseWeighted?(x: Float32Array, out: DataView, importance: BlockImportance): void
   /** Writes the values of the block into `y`. */
   dequantise(block: DataView, y: Float32Array): void
   /** Byte offsets of the block's f16 scales: where one of them is not finite, the block holds nothing. */
   readonly scales: readonly number[]
+  /** A scale that does not lie in one piece; it counts like those of `scales`. */
+  scatteredScale?(block: DataView): number
 }
 
 /** Rounds to float32: every arithmetic step of a reference kernel goes through it, since C's `float` does. */

@@ -8,6 +8,9 @@ import type { Arena, Backend, Importance, Kernel, KernelOp, KernelResult } from 
 import { checkBuffers, checkImportance, describeOp, sliceOfRows } from '../check.ts'
 import { f32, sumSquares, type BlockCodec } from './codec.ts'
 import { DECODE, decodeF16, ENCODE } from './float.ts'
+import { iq1_m, iq1_s } from './iq1.ts'
+import { iq2_s, iq2_xs, iq2_xxs } from './iq2.ts'
+import { iq3_s, iq3_xxs } from './iq3.ts'
 import { iq4_nl } from './iq4_nl.ts'
 import { iq4_xs } from './iq4_xs.ts'
 import { mxfp4 } from './mxfp4.ts'
@@ -35,6 +38,13 @@ export const CODECS: { readonly [D in DType]?: BlockCodec } = {
   q4_k,
   q5_k,
   q6_k,
+  iq1_s,
+  iq1_m,
+  iq2_xxs,
+  iq2_xs,
+  iq2_s,
+  iq3_xxs,
+  iq3_s,
   iq4_nl,
   iq4_xs,
   mxfp4,
@@ -65,6 +75,7 @@ const SPEED: { readonly [D in DType]?: number } = {
 }
 /** Of the types that are searched with an importance matrix. */
 const WEIGHTED_SPEED = 0.3e6
+/** Of what is cast or dequantised. */
 const SCALAR_SPEED = 50e6
 
 /** Converts `elements` elements from `start` on; the index of the first bad element, or null. */
@@ -89,6 +100,14 @@ function largest(x: Float32Array): number {
   return at
 }
 
+/** Whether the block at `at` has scales to make values with. */
+function hasScales(codec: BlockCodec, blocks: DataView, at: number): boolean {
+  if (!codec.scales.every((scale) => Number.isFinite(decodeF16(blocks.getUint16(at + scale, true))))) return false
+  if (codec.scatteredScale === undefined) return true
+  const block = new DataView(blocks.buffer, blocks.byteOffset + at, DTYPES[codec.dtype].bytes)
+  return Number.isFinite(codec.scatteredScale(block))
+}
+
 function copy(dtype: DType): Step {
   const { block, bytes, kind } = DTYPES[dtype]
   const decode = kind === 'float' ? DECODE[dtype] : undefined
@@ -99,8 +118,7 @@ function copy(dtype: DType): Step {
     }
     for (let i = start; i < start + elements; i += block) {
       if (decode && !Number.isFinite(decode(input, i))) return i
-      if (codec?.scales.some((at) => !Number.isFinite(decodeF16(input.getUint16((i / block) * bytes + at, true)))))
-        return i
+      if (codec && !hasScales(codec, input, (i / block) * bytes)) return i
     }
     return null
   }
@@ -122,7 +140,8 @@ function scalarToScalar(from: DType, to: DType): Step | null {
 function quantise(from: DType, to: DType): Step | null {
   const decode = DECODE[from]
   const codec = CODECS[to]
-  if (decode === undefined || codec === undefined) return null
+  const write = codec?.quantise?.bind(codec)
+  if (decode === undefined || codec === undefined || write === undefined) return null
   const { block, bytes } = DTYPES[to]
   const x = new Float32Array(block)
   return (input, output, start, elements) => {
@@ -132,9 +151,8 @@ function quantise(from: DType, to: DType): Step | null {
         if (!Number.isFinite(x[i])) return first + i
       }
       const at = (first / block) * bytes
-      codec.quantise(x, new DataView(output.buffer, output.byteOffset + at, bytes))
-      const whole = codec.scales.every((scale) => Number.isFinite(decodeF16(output.getUint16(at + scale, true))))
-      if (!whole) return first + largest(x)
+      write(x, new DataView(output.buffer, output.byteOffset + at, bytes))
+      if (!hasScales(codec, output, at)) return first + largest(x)
     }
     return null
   }
@@ -161,8 +179,7 @@ function quantiseWeighted(from: DType, to: DType): Step | null {
         const x = row.subarray(i, i + block)
         const values = importance.subarray(i, i + block)
         write(x, new DataView(output.buffer, output.byteOffset + at, bytes), { values, rowMeanSquare })
-        const whole = codec.scales.every((scale) => Number.isFinite(decodeF16(output.getUint16(at + scale, true))))
-        if (!whole) return first + i + largest(x)
+        if (!hasScales(codec, output, at)) return first + i + largest(x)
       }
     }
     return null
