@@ -20,7 +20,13 @@ function open({ path, embeddings = false, vocabularyOnly = false }) {
   vocab = api.vocab(model)
   if (vocabularyOnly) return { vocabSize: api.vocabSize(vocab) }
   const params = api.contextDefaults()
-  Object.assign(params, { n_ctx: CONTEXT, n_batch: CONTEXT, n_ubatch: CONTEXT, n_threads: 2, n_threads_batch: 2 })
+  Object.assign(params, {
+    n_ctx: CONTEXT,
+    n_batch: CONTEXT,
+    n_ubatch: CONTEXT,
+    n_threads: threads,
+    n_threads_batch: threads,
+  })
   Object.assign(params, { flash_attn_type: 0, type_k: F32, type_v: F32, no_perf: true, embeddings })
   context = api.newContext(model, params)
   if (context === null) throw new Error('llama.cpp made no context')
@@ -97,6 +103,22 @@ function logits(ids) {
   return run(ids, 0)
 }
 
+/** The sum of the losses of each token but the first, in nats. */
+function loss(ids) {
+  const size = api.vocabSize(vocab)
+  const all = logits(ids)
+  let sum = 0
+  for (let i = 0; i + 1 < ids.length; i++) {
+    const row = all.subarray(i * size, (i + 1) * size)
+    let max = Number.NEGATIVE_INFINITY
+    for (const value of row) max = Math.max(max, value)
+    let total = 0
+    for (const value of row) total += Math.exp(value - max)
+    sum += max + Math.log(total) - row[ids[i + 1]]
+  }
+  return sum
+}
+
 function greedy(ids, count) {
   const size = api.vocabSize(vocab)
   const found = []
@@ -117,6 +139,7 @@ const OPS = {
   translate,
   tokenize,
   logits: ({ ids }) => logits(ids),
+  loss: ({ ids }) => loss(ids),
   greedy: ({ ids, count }) => greedy(ids, count),
 }
 
