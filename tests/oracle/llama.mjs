@@ -13,7 +13,7 @@ let model = null
 let context = null
 let vocab = null
 
-function open({ path, embeddings = false, vocabularyOnly = false }) {
+function open({ path, embeddings = false, vocabularyOnly = false, threads = 2 }) {
   close()
   model = api.loadModel(path, { ...api.modelDefaults(), n_gpu_layers: 0, vocab_only: vocabularyOnly })
   if (model === null) throw new Error(`llama.cpp refuses ${path}`)
