@@ -202,7 +202,8 @@ test('an interrupted job is offered with what is known of it', async () => {
   await session.begin()
   expect(session.unfinished, 'it runs in another tab').toEqual([])
   held.delete('k0')
-  await session.refresh()
+  // It looks again by itself: a tab that was closed lets go a moment later.
+  await vi.waitFor(() => expect(session.unfinished).toHaveLength(1), { timeout: 5000 })
   expect(session.unfinished).toMatchObject([{ record: null, job: { key: 'k0' } }])
   kept.set('k0', {
     key: 'k0',

@@ -1,83 +1,23 @@
 import type { Place } from '../../core/bytes.ts'
 import { AppError, type ErrorData } from '../../core/errors.ts'
 import type { Progress, Report } from '../../core/job.ts'
-import type { Finding } from '../../core/plan.ts'
 import type { OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
-import type {
-  ConvertRequest,
-  DeviceInfo,
-  FormatInfo,
-  Inspection,
-  Interrupted,
-  PlanSummary,
-  Target,
-  Wire,
-} from '../../api/wire.ts'
-import { groupTargets, mainOption, preferred, splitTitle, type FormatGroup } from './formats.ts'
-import type { Holds } from './holds.ts'
-import { changed, codeOf, faultOf, furtherOptions, openTransforms, TRANSFORM_OPTIONS, transformsOf } from './options.ts'
-import { keepable, type JobRecord, type Records } from './records.ts'
-import { folderName, type ScratchPlace, type Shelf, type ShelfItem } from './shelf.ts'
+import type { Finding } from '../../core/plan.ts'
+import type { ConvertRequest, DeviceInfo, FormatInfo, Interrupted, PlanSummary, Target } from '../../api/wire.ts'
+import { groupTargets, preferred } from './formats.ts'
+import { furtherOptions, TRANSFORM_OPTIONS } from './options.ts'
+import { keepable, type JobRecord } from './records.ts'
+import { composeRequest, faultsOf, isTyped, targetName, usualFolder } from './request.ts'
+import type { Destination, Failure, Finished, Model, Page, Screen, Unfinished } from './session-types.ts'
+import type { ScratchPlace, ShelfItem } from './shelf.ts'
 
-/** Which screen is shown. */
-export type Screen = 'start' | 'opening' | 'model' | 'job' | 'done' | 'failed'
-
-/** Where the output goes: into the browser's storage, to be downloaded, or straight into a picked folder. */
-export type Destination = 'download' | 'folder'
-
-/** A model that was opened, with what it can become. */
-export interface Model {
-  readonly place: Place
-  readonly inspection: Inspection
-  readonly targets: readonly Target[]
-  /** The same by format, in the order in which they are shown. */
-  readonly groups: readonly FormatGroup[]
-}
-
-/** A conversion that was interrupted, and what is remembered of it (null if nothing is). */
-export interface Unfinished {
-  readonly job: Interrupted
-  readonly place: ScratchPlace
-  readonly record: JobRecord | null
-}
-
-/** What went wrong, and what "Try again" would do about it. */
-export interface Failure {
-  readonly error: ErrorData
-  readonly during: 'opening' | 'converting'
-}
-
-/** A finished conversion. */
-export interface Finished {
-  readonly report: Report
-  /** The findings that are about the output, not the plan: how it was checked. */
-  readonly checks: readonly Finding[]
-  /** The others: what is worth knowing. */
-  readonly notes: readonly Finding[]
-  readonly output: Place
-  readonly title: string
-  readonly modelName: string
-  readonly sourceBytes: number
-}
-
-/** What a session needs from the page. */
-export interface Page {
-  readonly wire: Wire
-  readonly records: Records
-  readonly shelf: Shelf
-  readonly holds: Holds
-  allowed(place: Place, mode: 'read' | 'readwrite'): Promise<boolean>
-  pickFolder(mode: 'read' | 'readwrite'): Promise<Place | null>
-}
+export type * from './session-types.ts'
 
 /** How long the dry run waits for the next key while people type. */
 const TYPING_MS = 300
 
-/** "GGUF Q4_K_M": a target's format and title in few words. */
-export function targetName({ formatTitle, title }: Target): string {
-  const format = splitTitle(formatTitle).name
-  return title.startsWith(format) ? title : `${format} ${title}`
-}
+/** How often a conversion of another tab is looked after. */
+const ELSEWHERE_MS = 2000
 
 /** The whole state of the page: one model, one conversion at a time. It knows the wire but not the DOM. */
 export class Session {
@@ -154,7 +94,7 @@ export class Session {
       const format = this.target?.format ?? ''
       this.#options = new Map([...this.#options, [format, { ...this.options, [spec.name]: value }]])
     }
-    this.preview(typed(spec) ? TYPING_MS : 0)
+    this.preview(isTyped(spec) ? TYPING_MS : 0)
   }
 
   /** Takes back every option of the chosen target's format, and the transforms. */
@@ -173,11 +113,7 @@ export class Session {
   /** What the folder of several files is called if nobody names it, as the command does it. */
   get folderName(): string {
     const { model, target, format } = this
-    if (model === null || target === null) return ''
-    const main = mainOption(format)
-    const value = main === null ? undefined : target.options[main.name]
-    const choice = typeof value === 'string' && value !== main?.kind.default ? `-${value}` : ''
-    return folderName(`${model.inspection.name}-${target.format}${choice}`)
+    return model === null || target === null ? '' : usualFolder(model, target, format)
   }
 
   /** Whether a conversion is under way. */
@@ -228,14 +164,21 @@ export class Session {
       holds.held().catch((): ReadonlySet<string> => new Set()),
     ])
     const unfinished: Unfinished[] = []
+    let elsewhere = false
     for (const place of places) {
       for (const job of await wire.interrupted(place).catch((): readonly Interrupted[] => [])) {
-        if (held.has(job.key)) continue
+        if (held.has(job.key)) {
+          elsewhere = true
+          continue
+        }
         unfinished.push({ job, place, record: remembered.find((record) => record.key === job.key) ?? null })
       }
     }
     this.unfinished = unfinished
     this.shelf = items
+    // Another tab may be closed, or may finish, while this one shows what waits.
+    clearTimeout(this.#refreshTimer)
+    if (elsewhere && this.screen === 'start') this.#refreshTimer = setTimeout(() => void this.refresh(), ELSEWHERE_MS)
   }
 
   /** Opens a model and looks what it can become. */
@@ -304,6 +247,7 @@ export class Session {
     if (after > 0) this.#planTimer = setTimeout(() => void this.#dryRun(run), after)
     else void this.#dryRun(run)
   }
+  #refreshTimer: ReturnType<typeof setTimeout> | undefined
   #planTimer: ReturnType<typeof setTimeout> | undefined
 
   async #dryRun(run: number): Promise<void> {
@@ -329,36 +273,16 @@ export class Session {
   }
 
   #compose(overwrite: boolean): ConvertRequest | null {
-    const { model, target } = this
+    const { model, target, optionSpecs, options, transforms, outputName } = this
     if (model === null || target === null) return null
     const into = this.destination === 'folder' ? this.folder : null
-    const options = changed(this.optionSpecs, this.options)
-    const set = changed(openTransforms(this.transforms), this.transforms)
-    const transforms = transformsOf(set)
-    const name = this.outputName.trim() === '' ? null : folderName(this.outputName)
-    const plain = Object.keys(options).length === 0 && transforms === undefined
-    const base = name ?? `${model.inspection.name} ${target.format} ${target.title}`
-    return {
-      input: model.place,
-      target: target.format,
-      options: { ...target.options, ...options },
-      output: into ?? this.page.shelf.place(plain ? base : `${base} ${codeOf({ ...options, ...set })}`),
-      name,
-      // The browser's storage is ours: converting the same again replaces the earlier file.
-      overwrite: overwrite || into === null,
-      ...(transforms === undefined ? {} : { transforms }),
-    }
+    const wish = { model, target, specs: optionSpecs, options, transforms, name: outputName, into }
+    return composeRequest(wish, this.page.shelf, overwrite)
   }
 
   /** What is wrong with the options by themselves, by name. */
   get optionFaults(): ReadonlyMap<string, string> {
-    const values = { ...this.options, ...this.transforms }
-    const faults = new Map<string, string>()
-    for (const spec of [...this.optionSpecs, ...openTransforms(this.transforms)]) {
-      const fault = faultOf(spec, values[spec.name])
-      if (fault !== null) faults.set(spec.name, fault)
-    }
-    return faults
+    return faultsOf(this.optionSpecs, this.options, this.transforms)
   }
 
   /** Converts what is chosen to where it was aimed. Must run in a click: a folder may need permission. */
@@ -537,9 +461,4 @@ export class Session {
     this.failure = { error: AppError.from(error).toData(), during }
     this.screen = 'failed'
   }
-}
-
-/** Whether a value comes letter by letter. */
-function typed({ kind }: OptionSpec): boolean {
-  return kind.kind === 'integer' || (kind.kind === 'text' && kind.file !== true)
 }
