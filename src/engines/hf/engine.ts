@@ -4,7 +4,8 @@ import type { Checkpoint } from '../../core/checkpoint.ts'
 import type { Engine, Match, Verdict } from '../engine.ts'
 import type { SafetensorsFiles } from '../containers/safetensors-files.ts'
 import type { TorchFiles } from '../containers/torch-files.ts'
-import { CONFIG_FILE, findModels } from '../transformers/files.ts'
+import { CONFIG_FILE, findModels, type ModelFiles } from '../transformers/files.ts'
+import { readQuantization } from '../transformers/quantization.ts'
 import { loadModel, openOutline } from './open.ts'
 import { validateModel } from './validate.ts'
 import { planHuggingFace, WRITE_OPTIONS } from './write.ts'
@@ -30,8 +31,18 @@ async function detect(folder: Folder): Promise<Match | null> {
   if (weights.kind === 'refused') return match(REFUSED, weights.what)
   const what = describeFiles(weights)
   return model.hasConfig
-    ? match(WHOLE, `${CONFIG_FILE} with ${what}`)
+    ? match(WHOLE, `${CONFIG_FILE} with ${what}${await describeQuantization(folder, model)}`)
     : match(REFUSED, `${what} without ${CONFIG_FILE}`)
+}
+
+/** How the weights are quantised; nothing where that cannot be told, which opening will say. */
+async function describeQuantization(folder: Folder, model: ModelFiles): Promise<string> {
+  try {
+    const declared = await readQuantization(folder, model)
+    return declared === null ? '' : `, ${declared.title}`
+  } catch {
+    return ''
+  }
 }
 
 function describeFiles(weights: SafetensorsFiles | TorchFiles): string {

@@ -5,6 +5,8 @@ import { readStoredWeights, type StoredWeights } from '../containers/safetensors
 import { readTorchWeights } from '../containers/torch-files.ts'
 import { CONFIG_FILE, requireModel, type ModelFiles, type RefusedWeights } from '../transformers/files.ts'
 import { commonType, outlineOf, readConfig } from '../transformers/outline.ts'
+import { dequantizerOf } from '../transformers/dequantize.ts'
+import { readQuantization, withoutQuantization } from '../transformers/quantization.ts'
 import { assignRoles } from './weights.ts'
 
 /** A checkpoint, and the files it was made from. */
@@ -32,12 +34,18 @@ export async function loadModel(folder: Folder): Promise<LoadedModel> {
       hint: 'Open the whole folder of the model, with config.json and the tokenizer beside the weights.',
     })
   }
-  const { architecture, normalized } = await readConfig(folder, path)
+  const declared = await readQuantization(folder, model)
+  const { architecture, normalized } = await readConfig(
+    folder,
+    path,
+    declared === null ? undefined : withoutQuantization,
+  )
   const stored =
     weights.kind === 'torch'
       ? await readTorchWeights(folder, model, weights)
       : await readStoredWeights(folder, model, weights)
-  const roles = assignRoles(stored, architecture, normalized.config)
+  const dequantizer = declared === null ? null : await dequantizerOf(folder, stored, declared)
+  const roles = assignRoles(stored, architecture, normalized.config, dequantizer)
   const config = normalized.dtypeDeclared
     ? normalized.config
     : { ...normalized.config, dtype: commonType(roles.tensors) }

@@ -4,6 +4,7 @@ import { AppError } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
 import { transpose, type Recipe } from '../../core/tensor.ts'
 import { expectedTensors, type Architecture, type ExpectedTensor } from '../../models/architecture.ts'
+import type { Dequantizer } from '../transformers/dequantize.ts'
 import { listed, LISTED, type StoredTensor, type StoredWeights } from '../containers/safetensors-files.ts'
 
 export interface RoleTensors {
@@ -19,9 +20,14 @@ const HEAD: Role = 'lm_head.weight'
 
 /**
  * The stored tensors by role. Throws `missing-tensor` and `bad-tensor` where they are not what the configuration says;
- * what it does not name is left out, with a finding.
+ * what it does not name is left out, with a finding. `dequantizer` knows those that are stored quantised, if any are.
  */
-export function assignRoles(stored: StoredWeights, architecture: Architecture, config: ModelConfig): RoleTensors {
+export function assignRoles(
+  stored: StoredWeights,
+  architecture: Architecture,
+  config: ModelConfig,
+  dequantizer: Dequantizer | null = null,
+): RoleTensors {
   const expected = expectedTensors(architecture, config)
   const nameOf = namer(stored, architecture)
   const findings: Finding[] = []
@@ -29,6 +35,11 @@ export function assignRoles(stored: StoredWeights, architecture: Architecture, c
   const missing: ExpectedTensor[] = []
   const used = new Set<string>()
   for (const row of expected) {
+    const quantized = dequantizer === null ? null : quantizedOf(row, nameOf, dequantizer)
+    if (quantized !== null) {
+      tensors.set(row.role, quantized)
+      continue
+    }
     const name = [row.hf, ...row.aliases].map(nameOf).find((candidate) => stored.tensors.has(candidate))
     const tensor = name === undefined ? undefined : stored.tensors.get(name)
     if (name === undefined || tensor === undefined) {
@@ -55,7 +66,10 @@ export function assignRoles(stored: StoredWeights, architecture: Architecture, c
       })
   }
   const ignored = [...stored.tensors.keys()].filter(
-    (name) => !used.has(name) && !architecture.ignored.some((pattern) => pattern.test(name)),
+    (name) =>
+      !used.has(name) &&
+      dequantizer?.used.has(name) !== true &&
+      !architecture.ignored.some((pattern) => pattern.test(name)),
   )
   const [first] = ignored
   if (first !== undefined) {
@@ -66,7 +80,16 @@ export function assignRoles(stored: StoredWeights, architecture: Architecture, c
       where: { file: stored.tensors.get(first)?.file ?? '', tensor: first },
     })
   }
-  return { tensors, findings }
+  return { tensors, findings: [...findings, ...(dequantizer?.findings() ?? [])] }
+}
+
+/** Quantised weights are matrices [outputs, inputs], those of transposed layers too. */
+function quantizedOf(row: ExpectedTensor, nameOf: (hf: string) => string, dequantizer: Dequantizer): Recipe | null {
+  for (const hf of [row.hf, ...row.aliases]) {
+    const recipe = dequantizer.recipe(nameOf(hf), row.shape)
+    if (recipe !== null) return recipe
+  }
+  return null
 }
 
 /** PyTorch's own files hold a tied tensor under both names, once. */

@@ -1,7 +1,7 @@
 /** What of a model's folder is read but its weights: configuration, tokenizer, the files beside them. */
 import { readFile, type Folder } from '../../core/bytes.ts'
 import type { Checkpoint, ModelConfig } from '../../core/checkpoint.ts'
-import { isArray, parseJsonObject } from '../../core/json.ts'
+import { isArray, parseJsonObject, type JsonObject } from '../../core/json.ts'
 import { read, type Recipe } from '../../core/tensor.ts'
 import type { Architecture } from '../../models/architecture.ts'
 import { architectureOf, normalizeConfig, type NormalizedConfig } from './config.ts'
@@ -12,12 +12,13 @@ import { readTokenizer } from './tokenizer.ts'
 export const MAX_CONFIG_BYTES = 1 << 24
 export const GENERATION_CONFIG = 'generation_config.json'
 
-/** A folder's config.json under the one set of names. Throws what {@link architectureOf} and {@link normalizeConfig} throw. */
+/** A folder's config.json, `prepare`d, under the one set of names. Throws what {@link architectureOf} and {@link normalizeConfig} throw. */
 export async function readConfig(
   folder: Folder,
   path: string,
+  prepare: (raw: JsonObject) => JsonObject = (raw) => raw,
 ): Promise<{ readonly architecture: Architecture; readonly normalized: NormalizedConfig }> {
-  const raw = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
+  const raw = prepare(parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path))
   const architecture = await architectureOf(raw, path)
   return { architecture, normalized: normalizeConfig(raw, path, architecture) }
 }
