@@ -31,6 +31,11 @@ const FLAGS: readonly FlagSpec[] = [
     name: 'mup2llama',
     help: 'fold the multipliers of a muP model (MiniCPM, Granite) into the weights of a plain Llama',
   },
+  {
+    name: 'hf-config',
+    value: 'FILE|JSON',
+    help: 'the config.json of a Megatron checkpoint, for what its own files do not say',
+  },
   { name: 'keep-tied', help: 'with --mup2llama: keep the head tied to the embedding' },
   { name: 'fake-weight', help: 'make the weights up, from config.json alone: random numbers, the same everywhere' },
   {
@@ -105,7 +110,9 @@ const MAX_FAKE_CONFIG_BYTES = 1 << 26
 async function transformsOf(flags: ReadonlyMap<string, string | true>): Promise<Transforms> {
   const file = flags.get('fake-weight-config')
   const fake = flags.has('fake-weight') || file !== undefined
+  const config = flags.get('hf-config')
   return {
+    ...(typeof config === 'string' ? { hfConfig: await textOrFile(config) } : {}),
     mup2llama: flags.has('mup2llama'),
     keepTied: flags.has('keep-tied'),
     ...(fake ? { fakeWeights: typeof file === 'string' ? await fakeConfig(file) : DEFAULT_FAKE } : {}),
@@ -114,6 +121,11 @@ async function transformsOf(flags: ReadonlyMap<string, string | true>): Promise<
 
 async function fakeConfig(path: string): Promise<FakeWeights> {
   return parseFakeConfig(await textOf(path, MAX_FAKE_CONFIG_BYTES), path)
+}
+
+/** JSON as it is, or the text of the file whose path it is. */
+async function textOrFile(value: string): Promise<string> {
+  return /^\s*[{[]/.test(value) ? value : textOf(value, MAX_OPTION_BYTES)
 }
 
 async function textOf(path: string, limit: number): Promise<string> {
@@ -135,8 +147,8 @@ async function withFiles(options: OptionValues, specs: readonly OptionSpec[]): P
     const value = read[name]
     if (kind.kind === 'file' && typeof value === 'string')
       read[name] = { name: basename(value), bytes: await bytesOf(value, kind.maxBytes) }
-    if (kind.kind !== 'text' || kind.file !== true || typeof value !== 'string' || /^\s*[{[]/.test(value)) continue
-    read[name] = await textOf(value, MAX_OPTION_BYTES)
+    if (kind.kind !== 'text' || kind.file !== true || typeof value !== 'string') continue
+    read[name] = await textOrFile(value)
   }
   return read
 }

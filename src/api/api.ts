@@ -6,7 +6,7 @@ import { AppError } from '../core/errors.ts'
 import { resolveOptions, type OptionValues } from '../core/option.ts'
 import type { CostedPlan, Finding, Plan, Segment } from '../core/plan.ts'
 import { tensorBytes, type Recipe } from '../core/tensor.ts'
-import type { Engine, Match } from '../engines/engine.ts'
+import type { Engine, Given, Match } from '../engines/engine.ts'
 import { formatId, formatIds, loadEngine } from '../engines/index.ts'
 import { supportedClassNames } from '../models/index.ts'
 import { Control } from './control.ts'
@@ -136,7 +136,7 @@ export async function detect(folder: Folder): Promise<{ engine: Engine; match: M
   })
 }
 
-export async function open(host: Host, place: Place): Promise<Opened> {
+export async function open(host: Host, place: Place, given: Given = {}): Promise<Opened> {
   const folder = await host.open(place)
   const { engine, match } = await detect(folder)
   if (engine.open === null) {
@@ -145,7 +145,13 @@ export async function open(host: Host, place: Place): Promise<Opened> {
       hint: 'Give the HuggingFace folder that it was made from.',
     })
   }
-  return { folder, engine, match, checkpoint: await engine.open(folder, match) }
+  if (given.hfConfig !== undefined && engine.id !== 'megatron') {
+    throw new AppError('bad-option', `--hf-config is for Megatron checkpoints, and ${folder.name} is ${engine.title}`, {
+      where: { file: match.entry },
+      hint: 'Leave --hf-config out, or edit the config.json of the model.',
+    })
+  }
+  return { folder, engine, match, checkpoint: await engine.open(folder, match, given) }
 }
 
 function inspection({ folder, engine, match, checkpoint }: Opened): Inspection {

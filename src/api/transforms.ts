@@ -8,13 +8,16 @@ import type { Host } from './host.ts'
 
 /** Opens a source and transforms it: made-up weights first, so that they can be folded like real ones. */
 export async function openTransformed(host: Host, place: Place, transforms: Transforms = {}): Promise<Opened> {
-  const { fakeWeights: fake, mup2llama = false, keepTied = false } = transforms
+  const { fakeWeights: fake, mup2llama = false, keepTied = false, hfConfig } = transforms
   if (keepTied && !mup2llama) {
     throw new AppError('bad-option', 'Keeping the head tied is for folding muP models', {
       hint: 'Give --mup2llama as well.',
     })
   }
-  const source = fake === undefined ? await open(host, place) : await openFake(host, place, fake)
+  const source =
+    fake === undefined
+      ? await open(host, place, hfConfig === undefined ? {} : { hfConfig })
+      : await openFake(host, place, fake)
   return mup2llama ? { ...source, checkpoint: foldMup(source.checkpoint, { keepTied }) } : source
 }
 

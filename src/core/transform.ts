@@ -1,5 +1,7 @@
 /** What can be done to a checkpoint between reading and writing, as data. */
 export interface Transforms {
+  /** The text of a config.json in HuggingFace's form, for sources whose files do not say everything (Megatron). */
+  readonly hfConfig?: string
   /** Fold a muP model into a plain Llama. */
   readonly mup2llama?: boolean
   /** Keep a folded model's head tied to its embedding. */

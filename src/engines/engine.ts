@@ -27,6 +27,12 @@ export interface Match {
   readonly entry: string
 }
 
+/** What a reader is told besides the folder. */
+export interface Given {
+  /** The text of a config.json in HuggingFace's form, for formats whose files do not say everything. */
+  readonly hfConfig?: string
+}
+
 /** What an engine must know of the weights before it can plan. Answered once and cached. */
 export type Measurement =
   /** Whether two tensors hold the same values: a tied head, or one that only claims to be. */
@@ -64,7 +70,7 @@ export interface Engine {
   /** A few KiB, never weights. Null if the folder is not of this format. */
   detect(folder: Folder): Promise<Match | null>
   /** Null for a format that cannot be read yet. */
-  readonly open: ((folder: Folder, match: Match) => Promise<Checkpoint>) | null
+  readonly open: ((folder: Folder, match: Match, given?: Given) => Promise<Checkpoint>) | null
   /** Opens a configuration without its weights: a checkpoint of no tensors, for those to be made up. Absent if a format has none. */
   readonly outline?: (folder: Folder, match: Match) => Promise<Checkpoint>
   /** What `convert` wants to know of the weights; [] for most. */

@@ -6,6 +6,7 @@ const ENGINES: ReadonlyMap<FormatId, () => Promise<Engine>> = new Map([
   ['safetensors', async () => (await import('./safetensors/engine.ts')).safetensors],
   ['gguf', async () => (await import('./gguf/engine.ts')).gguf],
   ['mlx', async () => (await import('./mlx/engine.ts')).mlx],
+  ['megatron', async () => (await import('./megatron/engine.ts')).megatron],
 ] satisfies [FormatId, () => Promise<Engine>][])
 
 /** Short names that people type. */

@@ -116,6 +116,19 @@ const HOSTILE_NAMES: ReadonlySet<string> = new Set([
   'numpy.distutils.exec_command.exec_command',
 ])
 
+/**
+ * Names within hostile modules that are no more than data: a buffer in memory, which Megatron keeps Transformer Engine's
+ * state in, and paths, which distributed checkpoints have of where they were saved.
+ */
+const HARMLESS_NAMES: ReadonlySet<string> = new Set([
+  'io.BytesIO',
+  '_io.BytesIO',
+  'pathlib.PosixPath',
+  'pathlib.WindowsPath',
+  'pathlib._local.PosixPath',
+  'pathlib._local.WindowsPath',
+])
+
 const OPCODE = {
   MARK: 0x28,
   EMPTY_TUPLE: 0x29,
@@ -476,9 +489,7 @@ class Machine {
     // a dotted name is an attribute of the import: `torch`, `os.system` is posix.system in disguise
     const disguised = name.split('.').some((part) => HOSTILE_MODULES.has(part) || part.startsWith('__'))
     const hostile = builtin ? !BUILTINS.has(name) : HOSTILE_MODULES.has(root) || HOSTILE_NAMES.has(`${module}.${name}`)
-    // io.BytesIO alone is a buffer in memory, which Megatron keeps its transformer engine's state in
-    const buffer = (module === 'io' || module === '_io') && name === 'BytesIO'
-    if ((hostile && !buffer) || disguised) throw this.#refused(module, name)
+    if ((hostile && !HARMLESS_NAMES.has(`${module}.${name}`)) || disguised) throw this.#refused(module, name)
     this.#containers++
     return { kind: 'global', module, name }
   }

@@ -1,0 +1,50 @@
+/** Megatron-LM checkpoints. Source: https://github.com/NVIDIA/Megatron-LM */
+import type { Folder } from '../../core/bytes.ts'
+import type { Checkpoint } from '../../core/checkpoint.ts'
+import { AppError } from '../../core/errors.ts'
+import type { Engine, Match, Verdict } from '../engine.ts'
+import { findMegatron, type MegatronFolder } from './files.ts'
+import { loadMegatron } from './open.ts'
+import { validateMegatron } from './validate.ts'
+import { planMegatron, WRITE_OPTIONS } from './write.ts'
+
+/** Above that of other folders with a config.json: nothing else has files of these names. */
+const CONFIDENCE = 0.95
+/** Of a folder that opening will refuse with a reason better than "not a model". */
+const REFUSED = 0.9
+
+async function detect(folder: Folder): Promise<Match | null> {
+  let found: MegatronFolder | null
+  try {
+    found = await findMegatron(folder)
+  } catch (error) {
+    // opening says what is wrong with it
+    return { format: 'megatron', confidence: REFUSED, because: AppError.from(error).message, entry: '' }
+  }
+  if (found === null) return null
+  const { weights } = found
+  const entry = weights.kind === 'ranks' ? (weights.files[0]?.path ?? '') : weights.metadata
+  return { format: 'megatron', confidence: CONFIDENCE, because: describe(found), entry }
+}
+
+function describe({ weights }: MegatronFolder): string {
+  if (weights.kind === 'ranks') return `${weights.files.length} ranks of Megatron (mp_rank)`
+  return weights.kind === 'dist' ? 'a distributed checkpoint' : 'model.pt with metadata.json'
+}
+
+function canInfer(checkpoint: Checkpoint): Verdict {
+  return { can: false, because: `the forward pass of ${checkpoint.architecture} is not described yet` }
+}
+
+/** Megatron-LM and Megatron-Core. */
+export const megatron: Engine = {
+  id: 'megatron',
+  title: 'Megatron-LM',
+  options: WRITE_OPTIONS,
+  detect,
+  open: async (folder, _match, given) => (await loadMegatron(folder, given?.hfConfig ?? null)).checkpoint,
+  needs: () => [],
+  convert: (checkpoint, options) => planMegatron(checkpoint, options),
+  validate: validateMegatron,
+  canInfer,
+}
