@@ -1,4 +1,5 @@
 /* Blocks back to f32. A block whose scale is Inf or NaN has no finite value, not even 0 * d: its first element is to blame. */
+#include "grids.h"
 #include "half.h"
 #include "kernels.h"
 
@@ -134,6 +135,15 @@ static void tq2_0(const uint8_t *p, float d, any_float *y) {
   for (int i = 0; i < 256; i++) y[i] = (float)((p[(i >> 7) * 32 + (i & 31)] >> (i >> 5 & 3) * 2 & 3) - 1) * d;
 }
 
+static int all_iq1_m(const uint8_t *in, float *y, int n) {
+  for (int i = 0; i < n; i += 256, in += 56, y += 256) {
+    uint16_t half = scale_iq1_m(in);
+    if (!f16_finite(half)) return i;
+    iq1_m(in, f16_float(half), y);
+  }
+  return -1;
+}
+
 /* All blocks of a type: `scale` is where its f16 scale lies, `min` where a second one does, or -1. */
 #define EACH_BLOCK(block, bytes, scale, min, body)                                                       \
   for (int i = 0; i < n; i += block, in += bytes, y += block) {                                          \
@@ -161,6 +171,13 @@ int dequantize(enum type from, const uint8_t *in, float *out, int n) {
     case MXFP4: return mxfp4(in, y, n);
     case TQ1_0: EACH_BLOCK(256, 54, 52, -1, tq1_0(in, d, y))
     case TQ2_0: EACH_BLOCK(256, 66, 64, -1, tq2_0(in, d, y))
+    case IQ1_S: EACH_BLOCK(256, 50, 0, -1, iq1_s(in, d, (float *)y))
+    case IQ1_M: return all_iq1_m(in, out, n);
+    case IQ2_XXS: EACH_BLOCK(256, 66, 0, -1, iq2_xxs(in, d, (float *)y))
+    case IQ2_XS: EACH_BLOCK(256, 74, 0, -1, iq2_xs(in, d, (float *)y))
+    case IQ2_S: EACH_BLOCK(256, 82, 0, -1, iq2_s(in, d, (float *)y))
+    case IQ3_XXS: EACH_BLOCK(256, 98, 0, -1, iq3_xxs(in, d, (float *)y))
+    case IQ3_S: EACH_BLOCK(256, 110, 0, -1, iq3_s(in, d, (float *)y))
     default: EACH_BLOCK(256, 210, 208, -1, q6_k(in, d, y))
   }
 }

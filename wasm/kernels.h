@@ -21,7 +21,14 @@ enum type {
   IQ4_XS,
   MXFP4,
   TQ1_0,
-  TQ2_0
+  TQ2_0,
+  IQ1_S,
+  IQ1_M,
+  IQ2_XXS,
+  IQ2_XS,
+  IQ2_S,
+  IQ3_XXS,
+  IQ3_S
 };
 
 /* Copies n values to f32; -1, or the first that is not finite (then the rest is undefined). */

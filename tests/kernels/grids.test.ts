@@ -43,7 +43,7 @@ afterAll(async () => {
 /** Those that read a type. */
 function readers(type: DType): readonly [string, Backend][] {
   const all = backends.filter(([, backend]) => backend.speed({ kind: 'cast', from: type, to: 'f32' }) > 0)
-  expect(all[0]?.[0]).toBe('reference')
+  expect(all).toHaveLength(3)
   return all
 }
 

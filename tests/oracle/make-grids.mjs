@@ -1,5 +1,5 @@
-// Writes the grids of the IQ1, IQ2 and IQ3 types: src/kernels/reference/grid-tables.ts and wasm/grids.h. They are part of
-// the format, and read off ggml: blocks that name every index, of scale 1, are dequantised. Run it from anywhere.
+// Writes the grids of the IQ1, IQ2 and IQ3 types: src/kernels/reference/grid-tables.ts. They are part of the format, and
+// read off ggml: blocks that name every index, of scale 1, are dequantised. Run it from anywhere.
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { loadGgml } from './ggml.mjs'
@@ -91,25 +91,4 @@ writeFileSync(
  */
 
 ${tables.join('\n')}`,
-)
-
-// Levels as bits, two of eight elements or three of four: 16 bits of which a multiplication makes a vector.
-const arrays = grids.map(([type, grid]) => {
-  const bits = GRIDS[type].width === 8 ? 2 : 3
-  const numbers = grid.map((entry) => entry.reduceRight((sum, level) => (sum << bits) | level, 0))
-  const rows = Array.from({ length: Math.ceil(numbers.length / 16) }, (_, i) =>
-    numbers.slice(i * 16, i * 16 + 16).join(', '),
-  )
-  return `static const uint16_t grid_${type}[${grid.length}] = {\n  ${rows.join(',\n  ')},\n};\n`
-})
-writeFileSync(
-  path.join(root, 'wasm/grids.h'),
-  `/*
- * Made by tests/oracle/make-grids.mjs: the grids of the IQ1, IQ2 and IQ3 types. An entry holds the levels of its elements,
- * the first one lowest: two bits each of eight elements, or three bits each of four.
- */
-#pragma once
-#include <stdint.h>
-
-${arrays.join('\n')}`,
 )

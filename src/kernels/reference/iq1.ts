@@ -12,12 +12,13 @@ import { unpackGrid } from './grids.ts'
 const WIDTH = 8
 const GROUPS = 32
 const SHIFT = 0.125
-const GRID = unpackGrid(IQ1_S, WIDTH, [-1, 0, 1])
+/** The values of the one grid. */
+export const IQ1_GRID = unpackGrid(IQ1_S, WIDTH, [-1, 0, 1])
 const S_OFFSET = { d: 0, codes: 2, high: 34 }
 const M_OFFSET = { codes: 0, high: 32, scales: 48 }
 
 function write(entry: number, scale: number, shift: number, y: Float32Array, at: number): void {
-  for (let j = 0; j < WIDTH; j++) y[at + j] = scale * ((GRID[entry * WIDTH + j] ?? 0) + shift)
+  for (let j = 0; j < WIDTH; j++) y[at + j] = scale * ((IQ1_GRID[entry * WIDTH + j] ?? 0) + shift)
 }
 
 export const iq1_s: BlockCodec = {

@@ -14,6 +14,8 @@ const LEVELS = [8, 25, 43]
 const XXS = unpackGrid(IQ2_XXS, WIDTH, LEVELS)
 const XS = unpackGrid(IQ2_XS, WIDTH, LEVELS)
 const S = unpackGrid(IQ2_S, WIDTH, LEVELS)
+/** The values of the grids, from small to large. */
+export const IQ2_GRIDS: readonly Float32Array[] = [XXS, XS, S]
 const XXS_OFFSET = { d: 0, codes: 2 }
 const XS_OFFSET = { d: 0, codes: 2, scales: 66 }
 const S_OFFSET = { d: 0, codes: 2, signs: 34, high: 66, scales: 74 }

@@ -12,6 +12,8 @@ const WIDTH = 4
 const GROUPS = 64
 const XXS = unpackGrid(IQ3_XXS, WIDTH, [4, 12, 20, 28, 36, 44, 52, 62])
 const S = unpackGrid(IQ3_S, WIDTH, [1, 3, 5, 7, 9, 11, 13, 15])
+/** The values of the grids, from small to large. */
+export const IQ3_GRIDS: readonly Float32Array[] = [XXS, S]
 const XXS_OFFSET = { d: 0, codes: 2, rest: 66 }
 const S_OFFSET = { d: 0, codes: 2, high: 66, signs: 74, scales: 106 }
 

@@ -7,6 +7,7 @@ import { AppError, throwIfAborted } from '../../core/errors.ts'
 import type { Backend, Importance, Kernel, KernelOp } from '../backend.ts'
 import { checkBuffers, checkImportance, describeOp, sliceOfRows } from '../check.ts'
 import { createArena, type WasmArena } from './arena.ts'
+import { writeGrids } from './grids.ts'
 import {
   canShareMemory,
   compileKernels,
@@ -41,7 +42,7 @@ const SLICE = 1 << 19
 const WINDOW = 1 << 18
 /** Memory that is not shared is reserved whole, as growth would cut off its buffers; untouched pages take no RAM. */
 const SINGLE_BYTES = 1 << 28
-/** Below this address lie the first thread's stack and nothing else. */
+/** Below this address lie the first thread's stack and the grids, and nothing else. */
 const BASE = 2 * PAGE
 
 interface Runtime {
@@ -53,6 +54,7 @@ interface Runtime {
 async function startPool(spawn: () => WorkerLike, threads: number, maxBytes: number): Promise<Runtime> {
   const module = await compileKernels(true)
   const memory = createMemory(BASE, maxBytes, true)
+  writeGrids(memory)
   const arena = createArena(memory, BASE, maxBytes, true)
   const stackTops = Array.from({ length: threads }, () => arena.alloc(STACK_BYTES).byteOffset + STACK_BYTES)
   const executor = await createPool(spawn, module, memory, stackTops)
@@ -63,6 +65,7 @@ async function startLocal(maxBytes: number, limitation: string | null): Promise<
   const module = await compileKernels(false)
   const bytes = Math.min(maxBytes, SINGLE_BYTES)
   const memory = createMemory(bytes, bytes, false)
+  writeGrids(memory)
   const kernels = await instantiateKernels(module, memory)
   const base = Math.max(BASE, kernels.__heap_base.value)
   const convert = (job: Job): number => runJob(kernels, job)

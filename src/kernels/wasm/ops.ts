@@ -21,14 +21,24 @@ const CODES: { readonly [D in DType]?: number } = {
   mxfp4: 15,
   tq1_0: 16,
   tq2_0: 17,
+  iq1_s: 18,
+  iq1_m: 19,
+  iq2_xxs: 20,
+  iq2_xs: 21,
+  iq2_s: 22,
+  iq3_xxs: 23,
+  iq3_s: 24,
 }
 const LAST_FLOAT = 2
+/** Types from here on are only read. */
+const FIRST_READ_ONLY = 18
 
 /** The two type numbers that the module's `convert` or `convert_weighted` takes for an op, or null if it cannot do it. */
 export function opCodes(op: KernelOp): readonly [number, number] | null {
   const [from, to] = [CODES[op.from], CODES[op.to]]
   if (from === undefined || to === undefined) return null
   if (op.weighted === true) return from <= LAST_FLOAT && WEIGHTED_SPEED[op.to] !== undefined ? [from, to] : null
+  if (to >= FIRST_READ_ONLY) return null
   return from <= LAST_FLOAT || to === CODES.f32 ? [from, to] : null
 }
 
