@@ -17,7 +17,7 @@ const STRIP_ELEMENTS = 6 << 20
 const STRIP_ROWS = 32
 /**
  * A strip reads all of a part that lies across, gaps included, while that is no more than its values take: 8 times for
- * 4 bits. Runs are short, and a short read costs as much as one of a MiB; beyond, each is read by itself.
+ * 4 bits (the last strip of a matrix as the others). Runs are short, and a short read costs as much as one of a MiB; beyond, each is read by itself.
  */
 const READ_PER_VALUE = 4
 
@@ -51,7 +51,8 @@ export function matrixEvaluator(
     const size = whole.shape[axis] ?? 0
     const count = Math.min(size - start, Math.ceil(rows / codec.step) * perStep)
     const stored = elementCount(whole.shape) * dtypeInfo(whole.dtype).bytes
-    const isPanel = axis === 1 && count < size && stored <= READ_PER_VALUE * rows * columns
+    const isPanel =
+      axis === 1 && count < size && stored <= READ_PER_VALUE * Math.max(rows, Math.min(stripRows, allRows)) * columns
     if (isPanel && whole.dtype === field.dtype) return panelled(partOf(whole, field), field, start, count)
     return loaded(partOf(slice(whole, axis, start, count), field), field)
   }

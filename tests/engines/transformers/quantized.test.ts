@@ -264,11 +264,24 @@ describe('reaches other formats', () => {
     expect([...tensors.keys()].filter((name) => /qweight|qzeros|g_idx|scales/.test(name))).toEqual([])
     expect(new TextDecoder().decode(converted.files['config.json'])).not.toContain('quant')
   })
-  test('GGUF, of 8 bits as well', async () => {
+  test('GGUF: the same bytes as from the naive values', async () => {
     const config = { quant_method: 'awq', bits: 4, group_size: 32, zero_point: true, version: 'gemm' }
-    const { files } = quantized(config, (module, n, k, seed) => packAwq(module, n, k, 32, 'gemm', seed))
-    const { files: out } = await convertFiles(files, 'gguf', { quant: 'f32' })
-    expect(Object.keys(out)).toHaveLength(1)
+    const { files, values } = quantized(config, (module, n, k, seed) => packAwq(module, n, k, 32, 'gemm', seed))
+    const plain = editWeights(tinyLlama(), (tensors) =>
+      tensors.map((tensor) => {
+        const own = values.get(tensor.name)
+        return own === undefined ? tensor : { ...tensor, dtype: 'f32', data: new Uint8Array(own.buffer) }
+      }),
+    )
+    for (const quant of ['f32', 'q8_0']) {
+      const [ours, theirs] = [
+        await convertFiles(files, 'gguf', { quant }),
+        await convertFiles(plain, 'gguf', { quant }),
+      ]
+      const bytesOf = (all: Files): Buffer => Buffer.concat(Object.values(all))
+      expect(bytesOf(ours.files).length).toBeGreaterThan(100_000)
+      expect(bytesOf(ours.files).equals(bytesOf(theirs.files)), quant).toBe(true)
+    }
   })
 })
 
