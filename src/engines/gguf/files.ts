@@ -53,7 +53,10 @@ export function stemOf(path: string): string {
   return stem.split('/').at(-1) ?? stem
 }
 
-/** The files that a folder's models start from: each whole file, and the lowest part there is of each split one. */
+/**
+ * The files that a folder's models start from: each whole file and each first part, then the lowest part there is of
+ * the sets whose first one is missing.
+ */
 export function modelEntries(files: readonly FileEntry[]): readonly string[] {
   const entries = new Map<string, { path: string; no: number }>()
   for (const { path } of files) {
@@ -64,7 +67,8 @@ export function modelEntries(files: readonly FileEntry[]): readonly string[] {
     const known = entries.get(key)
     if (known === undefined || no < known.no) entries.set(key, { path, no })
   }
-  return [...entries.values()].map(({ path }) => path)
+  const all = [...entries.values()]
+  return [...all.filter(({ no }) => no === 0), ...all.filter(({ no }) => no > 0)].map(({ path }) => path)
 }
 
 /** Reads the header of one file. */
