@@ -48,6 +48,9 @@ export async function writeFile(
   try {
     sink = await output.create(file.path, { keep: start })
     if (sink.kept < start) throw new AppError('internal', `${file.path}: ${sink.kept} of ${start} bytes were kept`)
+    // a job killed before its first checkpoint is found again, too: to be resumed, or to be cleared away
+    if (start === 0 && output.resumable)
+      await journal?.record({ path: file.path, size: file.size, watermark: 0, sha256: '' })
     checkpoints = new Checkpoints(run.host, journal, file, sink, start)
     await writeTiles(run, file, sink, digest, start, checkpoints)
     await checkpoints.settle()
