@@ -64,6 +64,7 @@ describe('a SentencePiece model', () => {
       bosId: 1,
       eosId: 2,
       padId: null,
+      charsmap: null,
     })
   })
 
