@@ -39,11 +39,11 @@ describe.skipIf(!there)(`sizes of models/main${there ? '' : ' (../shared/models 
   const evidenceFor = async (options: OptionValues): Promise<Evidence> =>
     measure(host, source, await gguf.needs(source.checkpoint, options))
 
-  /** The sum of the errors that were measured for a plan's types. */
+  /** The sum of the errors that were measured for a plan's types, by weights. */
   function errorOf({ tensors }: PlanSummary, evidence: Evidence): number {
-    return tensors.reduce((sum, { name, to }) => {
+    return tensors.reduce((sum, { name, shape, to }) => {
       const error = evidence.get(`${name} ${to}`)
-      return sum + (typeof error === 'number' ? error : 0)
+      return sum + (typeof error === 'number' ? error * shape.reduce((a, b) => a * b, 1) : 0)
     }, 0)
   }
 

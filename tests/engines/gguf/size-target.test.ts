@@ -7,7 +7,7 @@ import { optimise, sizeTarget } from '../../../src/engines/gguf/size-target.ts'
 import { madeUpCheckpoint } from './made-up.ts'
 
 const steps = (name: string, points: readonly (readonly [bytes: number, error: number])[]) =>
-  points.map(([bytes, error]) => ({ name, type: 'q4_k' as const, bytes, error }))
+  points.map(([bytes, error]) => ({ name, type: 'q4_k' as const, bytes, weights: 1, error }))
 
 /** The least error of all choices within the budget; null if there is none. */
 function exhaustive(tensors: readonly ReturnType<typeof steps>[], budget: number): number | null {
