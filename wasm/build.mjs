@@ -3,10 +3,11 @@
  * of the same code as base64 in TypeScript, which loads alike in a page, a bundled worker, Node and Vitest:
  *   generated/shared.ts   memory shared among threads
  *   generated/single.ts   memory of its own, for pages without SharedArrayBuffer
- * Nothing is done when sources and flags are those of the last build. `--force` builds anyway.
+ * Nothing is done when sources and flags are those of the last build, and an object is kept until its source, a header
+ * or a flag changes. `--force` builds everything anyway.
  */
 import { createHash } from 'node:crypto'
-import { mkdir, readdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -79,14 +80,32 @@ function moduleText(wasm) {
   return `// Made by wasm/build.mjs. Do not edit.\nexport const base64 =\n  '${Buffer.from(wasm).toString('base64')}'\n`
 }
 
+/** The hash of the texts that an object or a module is made from. */
+function hashOf(...parts) {
+  return createHash('sha256').update(JSON.stringify(parts)).digest('hex')
+}
+
+/** A source and the headers that it includes, and these: what its object depends on. */
+function withIncludes(name, files, tree = {}) {
+  if (tree[name] !== undefined || files[name] === undefined) return tree
+  tree[name] = files[name]
+  for (const [, header] of files[name].matchAll(/^#include "(.+)"/gm)) withIncludes(header, files, tree)
+  return tree
+}
+
+/** Renamed into place: another process may be reading. */
+async function writeWhole(file, content) {
+  const part = `${file}.${process.pid}.part`
+  await writeFile(part, content)
+  await rename(part, file)
+}
+
 /** Builds what is out of date; true if anything was. */
 export async function buildKernels({ force = false } = {}) {
   const files = await sources()
   const own = await readFile(fileURLToPath(import.meta.url), 'utf8')
   const compiler = JSON.parse(await readFile(join(here, '../node_modules/@yowasp/clang/package.json'), 'utf8')).version
-  const hash = createHash('sha256')
-    .update(JSON.stringify([files, own, compiler]))
-    .digest('hex')
+  const hash = hashOf(files, own, compiler)
   const stamp = join(target, 'stamp')
   if (!force && (await readFile(stamp, 'utf8').catch(() => '')) === hash) return false
 
@@ -102,23 +121,27 @@ export async function buildKernels({ force = false } = {}) {
     }
   }
   const quiet = { stdout: () => {}, stderr: (bytes) => bytes && process.stderr.write(bytes) }
-  const units = Object.keys(files).filter((name) => name.endsWith('.c'))
-  let tree = files
-  for (const unit of units) {
-    tree = await run('clang', [...COMPILE, '-c', unit, '-o', unit.replace(/c$/, 'o')], tree)
+  const objects = {}
+  const kept = join(target, 'objects')
+  await mkdir(kept, { recursive: true })
+  for (const unit of Object.keys(files).filter((name) => name.endsWith('.c'))) {
+    const tree = withIncludes(unit, files)
+    const object = unit.replace(/c$/, 'o')
+    const file = `${hashOf(tree, own, compiler)}.${object}`
+    const old = (await readdir(kept)).filter((name) => name.endsWith(`.${object}`))
+    objects[object] = old.includes(file) && !force ? await readFile(join(kept, file)) : undefined
+    if (objects[object] !== undefined) continue
+    objects[object] = (await run('clang', [...COMPILE, '-c', unit, '-o', object], tree))[object]
+    await writeWhole(join(kept, file), objects[object])
+    await Promise.all(old.filter((name) => name !== file).map((name) => rm(join(kept, name), { force: true })))
   }
-  await mkdir(target, { recursive: true })
   for (const [name, flags] of [
     ['shared', ['--shared-memory']],
     ['single', []],
   ]) {
-    const objects = units.map((unit) => unit.replace(/c$/, 'o'))
-    const linked = await run('wasm-ld', [...objects, ...LINK, ...flags, '-o', 'out.wasm'], tree)
+    const linked = await run('wasm-ld', [...Object.keys(objects), ...LINK, ...flags, '-o', 'out.wasm'], objects)
     refuseData(linked['out.wasm'])
-    // Renamed into place: another process may be reading.
-    const part = join(target, `${name}.${process.pid}.part`)
-    await writeFile(part, moduleText(linked['out.wasm']))
-    await rename(part, join(target, `${name}.ts`))
+    await writeWhole(join(target, `${name}.ts`), moduleText(linked['out.wasm']))
   }
   await writeFile(stamp, hash)
   return true
