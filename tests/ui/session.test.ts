@@ -136,12 +136,12 @@ test('cancelling returns to the model and forgets the job', async () => {
   const { session, kept } = setUp({ jobMs: 60_000 })
   await session.open(SAMPLE, 'the sample')
   const run = session.convert()
-  await vi.waitFor(() => expect(session.progress).not.toBeNull())
-  await session.pause(true)
-  expect(session.paused).toBe(true)
+  await vi.waitFor(() => expect(session.job.progress).not.toBeNull())
+  await session.job.pause(true)
+  expect(session.job.paused).toBe(true)
   session.reset()
   expect(session.screen).toBe('job')
-  await session.cancel()
+  await session.job.cancel()
   await run
   expect(session.screen).toBe('model')
   expect(session.notice).toMatch(/removed/)
@@ -200,11 +200,11 @@ test('an interrupted job is offered with what is known of it', async () => {
   const { session, kept, held } = setUp({ interrupted: true })
   held.add('k0')
   await session.begin()
-  expect(session.unfinished, 'it runs in another tab').toEqual([])
+  expect(session.kept.unfinished, 'it runs in another tab').toEqual([])
   held.delete('k0')
   // It looks again by itself: a tab that was closed lets go a moment later.
-  await vi.waitFor(() => expect(session.unfinished).toHaveLength(1), { timeout: 5000 })
-  expect(session.unfinished).toMatchObject([{ record: null, job: { key: 'k0' } }])
+  await vi.waitFor(() => expect(session.kept.unfinished).toHaveLength(1), { timeout: 5000 })
+  expect(session.kept.unfinished).toMatchObject([{ record: null, job: { key: 'k0' } }])
   kept.set('k0', {
     key: 'k0',
     title: 'Q4_K_M',
@@ -212,8 +212,8 @@ test('an interrupted job is offered with what is known of it', async () => {
     request: { input: SAMPLE, target: 'gguf', options: {}, output: scratch('a'), name: null, overwrite: true },
     startedAt: 0,
   })
-  await session.refresh()
-  const [job] = session.unfinished
+  await session.kept.refresh()
+  const [job] = session.kept.unfinished
   if (job === undefined) throw new Error('it is not offered')
   await session.takeUp(job)
   expect(session.screen).toBe('done')

@@ -1,4 +1,4 @@
-import type { PickleValue } from './pickle.ts'
+import type { PickleValue } from './pickle-value.ts'
 
 /** Reads a pickle's bytes in order; `ends` makes what is thrown where they run out. */
 export class ByteCursor {

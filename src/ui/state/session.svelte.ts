@@ -1,23 +1,21 @@
 import type { Place } from '../../core/bytes.ts'
 import { AppError, type ErrorData } from '../../core/errors.ts'
-import type { Progress, Report } from '../../core/job.ts'
+import type { Report } from '../../core/job.ts'
 import type { OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
 import type { Finding } from '../../core/plan.ts'
-import type { ConvertRequest, DeviceInfo, FormatInfo, Interrupted, PlanSummary, Target } from '../../api/wire.ts'
+import type { ConvertRequest, DeviceInfo, FormatInfo, PlanSummary, Target } from '../../api/wire.ts'
 import { groupTargets, preferred } from './formats.ts'
+import { Job } from './job.svelte.ts'
+import { Kept } from './kept.svelte.ts'
 import { furtherOptions, TRANSFORM_OPTIONS } from './options.ts'
-import { keepable, type JobRecord } from './records.ts'
+import { keepable } from './records.ts'
 import { composeRequest, faultsOf, isTyped, targetName, usualFolder } from './request.ts'
 import type { Destination, Failure, Finished, Model, Page, Screen, Unfinished } from './session-types.ts'
-import type { ScratchPlace, ShelfItem } from './shelf.ts'
 
 export type * from './session-types.ts'
 
 /** How long the dry run waits for the next key while people type. */
 const TYPING_MS = 300
-
-/** How often a conversion of another tab is looked after. */
-const ELSEWHERE_MS = 2000
 
 /** The whole state of the page: one model, one conversion at a time. It knows the wire but not the DOM. */
 export class Session {
@@ -41,30 +39,26 @@ export class Session {
   /** The dry run before, to be shown while the next one is made; null if what is chosen cannot be planned. */
   lastPlan = $state.raw<PlanSummary | null>(null)
   planError = $state.raw<ErrorData | null>(null)
-  progress = $state.raw<Progress | null>(null)
-  /** Whether the job was told to pause. What was in flight is still finished. */
-  paused = $state(false)
-  /** Whether it was told to cancel; it then cleans up. */
-  cancelling = $state(false)
-  jobTitle = $state('')
-  jobModel = $state('')
   finished = $state.raw<Finished | null>(null)
   failure = $state.raw<Failure | null>(null)
   /** One sentence on what just happened, shown and read out. */
   notice = $state('')
-  unfinished = $state.raw<readonly Unfinished[]>([])
-  shelf = $state.raw<readonly ShelfItem[]>([])
   devices = $state.raw<readonly DeviceInfo[]>([])
 
   readonly page: Page
+  /** The conversion that runs, or ran last. */
+  readonly job: Job
+  /** What waits from earlier visits. */
+  readonly kept: Kept
   #request: ConvertRequest | null = null
   #key: string | null = null
-  #jobId: string | null = null
   #planRun = 0
   #openRun = 0
 
   constructor(page: Page) {
     this.page = page
+    this.job = new Job(page.wire)
+    this.kept = new Kept(page, () => this.screen === 'start')
   }
 
   get target(): Target | null {
@@ -144,41 +138,13 @@ export class Session {
       ),
       // What there is to convert is told by `open` too, if need be.
       this.#learn().catch(() => undefined),
-      this.refresh(),
+      this.kept.refresh(),
     ])
   }
 
   async #learn(): Promise<readonly FormatInfo[]> {
     if (this.formats.length === 0) this.formats = await this.page.wire.formats()
     return this.formats
-  }
-
-  /** Reads again what waits in storage and what was interrupted. */
-  async refresh(): Promise<void> {
-    const { wire, shelf, records, holds } = this.page
-    // Each is a convenience: a browser that keeps nothing still converts.
-    const [places, remembered, items, held] = await Promise.all([
-      shelf.places().catch((): readonly ScratchPlace[] => []),
-      records.all().catch((): readonly JobRecord[] => []),
-      shelf.list().catch((): readonly ShelfItem[] => []),
-      holds.held().catch((): ReadonlySet<string> => new Set()),
-    ])
-    const unfinished: Unfinished[] = []
-    let elsewhere = false
-    for (const place of places) {
-      for (const job of await wire.interrupted(place).catch((): readonly Interrupted[] => [])) {
-        if (held.has(job.key)) {
-          elsewhere = true
-          continue
-        }
-        unfinished.push({ job, place, record: remembered.find((record) => record.key === job.key) ?? null })
-      }
-    }
-    this.unfinished = unfinished
-    this.shelf = items
-    // Another tab may be closed, or may finish, while this one shows what waits.
-    clearTimeout(this.#refreshTimer)
-    if (elsewhere && this.screen === 'start') this.#refreshTimer = setTimeout(() => void this.refresh(), ELSEWHERE_MS)
   }
 
   /** Opens a model and looks what it can become. */
@@ -247,7 +213,6 @@ export class Session {
     if (after > 0) this.#planTimer = setTimeout(() => void this.#dryRun(run), after)
     else void this.#dryRun(run)
   }
-  #refreshTimer: ReturnType<typeof setTimeout> | undefined
   #planTimer: ReturnType<typeof setTimeout> | undefined
 
   async #dryRun(run: number): Promise<void> {
@@ -305,26 +270,15 @@ export class Session {
 
   /** Removes what an interrupted conversion left. */
   async discard(unfinished: Unfinished): Promise<void> {
-    try {
-      await this.page.wire.discard(unfinished.place, unfinished.job.key)
-      await this.page.records.remove(unfinished.job.key)
-      this.notice = 'The unfinished conversion was removed.'
-    } catch (error) {
-      this.notice = AppError.from(error).message
-    }
-    await this.refresh()
+    this.notice = await this.kept.discard(unfinished)
   }
 
   async #run(asked: ConvertRequest, title: string, modelName: string): Promise<void> {
-    const { wire, records } = this.page
+    const { records } = this.page
     this.notice = ''
     this.#request = asked
     this.#key = null
-    this.progress = null
-    this.paused = false
-    this.cancelling = false
-    this.jobTitle = title
-    this.jobModel = modelName
+    this.job.begin(title, modelName)
     let release: (() => Promise<void>) | null = null
     try {
       const readable = await this.page.allowed(asked.input, 'read')
@@ -341,23 +295,12 @@ export class Session {
         // A database that refuses only costs the offer to resume.
         .catch(() => undefined)
       release = this.page.holds.hold(plan.key)
-      const id = await wire.start(request)
-      this.#jobId = id
-      for (;;) {
-        const events = await wire.next(id)
-        if (events.length === 0) throw new AppError('internal', 'The conversion ended without a report')
-        for (const event of events) {
-          if (event.type === 'progress') this.progress = event.progress
-          else if (event.type === 'done') return await this.#finish(event.report, request, plan)
-          else if (event.type === 'failed') throw AppError.fromData(event.error)
-        }
-      }
+      await this.#finish(await this.job.run(request), request, plan)
     } catch (error) {
       await this.#stopped(error)
     } finally {
-      this.#jobId = null
       await release?.()
-      await this.refresh()
+      await this.kept.refresh()
     }
   }
 
@@ -369,8 +312,8 @@ export class Session {
       checks: report.findings.filter((finding) => !isNote(finding)),
       notes: report.findings.filter(isNote),
       output: request.output,
-      title: this.jobTitle,
-      modelName: this.jobModel,
+      title: this.job.title,
+      modelName: this.job.modelName,
       sourceBytes: this.model?.inspection.weightBytes ?? plan.readBytes,
     }
     this.screen = 'done'
@@ -393,29 +336,11 @@ export class Session {
     if (this.#key !== null) await this.page.records.remove(this.#key).catch(() => undefined)
   }
 
-  /** Pauses the job, or lets it go on. */
-  async pause(paused: boolean): Promise<void> {
-    const { wire } = this.page
-    const id = this.#jobId
-    if (id === null) return
-    this.paused = paused
-    // A job that ended meanwhile has said so through its events.
-    await (paused ? wire.pause(id) : wire.resume(id)).catch(() => undefined)
-  }
-
-  /** Stops the job and removes what it wrote. */
-  async cancel(): Promise<void> {
-    const id = this.#jobId
-    if (id === null) return
-    this.cancelling = true
-    await this.page.wire.cancel(id, { keep: false }).catch(() => undefined)
-  }
-
   /** Does again what failed, with what is changed about it. Must run in a click. */
   async retry(change: { readonly overwrite?: true; readonly restart?: true } = {}): Promise<void> {
     const request = this.#request
     if (this.failure?.during === 'converting' && request !== null) {
-      await this.#run({ ...request, ...change }, this.jobTitle, this.jobModel)
+      await this.#run({ ...request, ...change }, this.job.title, this.job.modelName)
     } else if (this.#opened !== null) {
       await this.open(this.#opened.place, this.#opened.label)
     } else {
@@ -443,12 +368,11 @@ export class Session {
     this.outputName = ''
     this.finished = null
     this.failure = null
-    this.progress = null
     this.folder = null
     this.destination = 'download'
     this.notice = ''
     this.screen = 'start'
-    void this.refresh()
+    void this.kept.refresh()
   }
 
   /** Shows something that went wrong beside the main path, without leaving the screen. */
