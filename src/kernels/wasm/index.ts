@@ -19,6 +19,7 @@ import {
 } from './module.ts'
 import { opCodes, opSpeed } from './ops.ts'
 import { createLocalExecutor, createPool, type Executor } from './pool.ts'
+import { createSearchTables, type SearchTables } from './search-tables.ts'
 import { runJob, type Job, type WorkerLike } from './worker.ts'
 
 export { serveKernelWorker } from './worker.ts'
@@ -42,11 +43,12 @@ const SLICE = 1 << 19
 const WINDOW = 1 << 18
 /** Memory that is not shared is reserved whole, as growth would cut off its buffers; untouched pages take no RAM. */
 const SINGLE_BYTES = 1 << 28
-/** Below this address lie the first thread's stack and the grids, and nothing else. */
+/** Below this address lie the first thread's stack, the grids and the addresses of the search tables, and nothing else. */
 const BASE = 2 * PAGE
 
 interface Runtime {
   readonly arena: WasmArena
+  readonly tables: SearchTables
   readonly executor: Executor
   readonly limitation: string | null
 }
@@ -58,7 +60,7 @@ async function startPool(spawn: () => WorkerLike, threads: number, maxBytes: num
   const arena = createArena(memory, BASE, maxBytes, true)
   const stackTops = Array.from({ length: threads }, () => arena.alloc(STACK_BYTES).byteOffset + STACK_BYTES)
   const executor = await createPool(spawn, module, memory, stackTops)
-  return { arena, executor, limitation: null }
+  return { arena, tables: createSearchTables(memory, arena), executor, limitation: null }
 }
 
 async function startLocal(maxBytes: number, limitation: string | null): Promise<Runtime> {
@@ -68,8 +70,9 @@ async function startLocal(maxBytes: number, limitation: string | null): Promise<
   writeGrids(memory)
   const kernels = await instantiateKernels(module, memory)
   const base = Math.max(BASE, kernels.__heap_base.value)
+  const arena = createArena(memory, base, bytes, false)
   const convert = (job: Job): number => runJob(kernels, job)
-  return { arena: createArena(memory, base, bytes, false), executor: createLocalExecutor(convert), limitation }
+  return { arena, tables: createSearchTables(memory, arena), executor: createLocalExecutor(convert), limitation }
 }
 
 async function startRuntime(options: WasmOptions): Promise<Runtime> {
@@ -112,7 +115,7 @@ function stageImportance(
   return { rows: { importance: copy.byteOffset, columns }, copy }
 }
 
-function createKernel(op: KernelOp, { arena, executor }: Runtime): Kernel {
+function createKernel(op: KernelOp, { arena, tables, executor }: Runtime): Kernel {
   const codes = opCodes(op)
   if (codes === null) throw new AppError('unsupported', `The WASM kernels have no ${describeOp(op)}.`)
   const [from, to] = codes
@@ -182,6 +185,7 @@ function createKernel(op: KernelOp, { arena, executor }: Runtime): Kernel {
       checkImportance(op, elements, importance)
       throwIfAborted(signal)
       if (elements === 0) return { bad: null }
+      tables.prepare(op.to)
       const staged = stageImportance(arena, importance)
       try {
         const inPlace = arena.owns(input) && arena.owns(output)
