@@ -89,7 +89,7 @@ export default defineConfig({
         id: './',
         name: 'modelconvert',
         short_name: 'modelconvert',
-        description: 'Turn a Hugging Face model into a quantised GGUF in your browser. Nothing is uploaded.',
+        description: 'Convert machine-learning models from one format to another in your browser. Nothing is uploaded.',
         start_url: './',
         scope: './',
         display: 'standalone',

@@ -1,3 +1,4 @@
+import { groupDigits } from '../src/core/digits.ts'
 import type { Finding } from '../src/core/plan.ts'
 import { PAGE_WIDTH, wrap } from './text.ts'
 
@@ -24,7 +25,8 @@ export function findingsText(findings: readonly Finding[], verbose: boolean): st
 }
 
 function findingLines({ severity, message, hint }: Finding): readonly string[] {
-  const sentence = hint === undefined || /[.!?]$/.test(message) ? message : `${message}.`
+  const text = groupDigits(message)
+  const sentence = hint === undefined || /[.!?]$/.test(text) ? text : `${text}.`
   const [first = '', ...rest] = wrap(`${severity}: ${sentence}${hint === undefined ? '' : ` ${hint}`}`, PAGE_WIDTH)
   return [first, ...rest.map((line) => `  ${line}`)]
 }

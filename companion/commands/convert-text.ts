@@ -1,5 +1,6 @@
 import { join, relative } from 'node:path'
 import type { PlannedTensor, PlanSummary } from '../../src/api/wire.ts'
+import { formatWhole, groupDigits } from '../../src/core/digits.ts'
 import type { Report } from '../../src/core/job.ts'
 import { findingsText } from '../findings.ts'
 import { formatBytes, formatRanges, formatSeconds, table, wrap, PAGE_WIDTH } from '../text.ts'
@@ -12,7 +13,7 @@ export function planText(plan: PlanSummary, folder: string, verbose: boolean): s
     ...types(plan.tensors),
     '',
     ...(plan.findings.length === 0 ? [] : [findingsText(plan.findings, verbose)]),
-    ...plan.files.map(({ path, size }) => `${shown(folder, path)}  ${formatBytes(size)} (${size} bytes)`),
+    ...plan.files.map(({ path, size }) => `${shown(folder, path)}  ${formatBytes(size)} (${formatWhole(size)} bytes)`),
     `reads ${formatBytes(plan.readBytes)}, writes ${formatBytes(plan.writeBytes)}, ` +
       `holds at most ${formatBytes(plan.peakBytes)} in buffers`,
   ]
@@ -41,7 +42,7 @@ export function reportText(report: Report, folder: string): string {
       `, with at most ${formatBytes(report.peakBytes)} in buffers`,
   )
   const checked = report.findings.find(({ code }) => code === 'samples-agree')
-  if (checked !== undefined) lines.push(`checked: the file is well formed; ${checked.message}`)
+  if (checked !== undefined) lines.push(`checked: the file is well formed; ${groupDigits(checked.message)}`)
   return `${lines.join('\n')}\n`
 }
 

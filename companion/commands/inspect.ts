@@ -1,4 +1,5 @@
 import type { Inspection } from '../../src/api/wire.ts'
+import { formatWhole, groupDigits } from '../../src/core/digits.ts'
 import { AppError } from '../../src/core/errors.ts'
 import { inputPlace, parseArguments } from '../arguments.ts'
 import type { Command } from '../main.ts'
@@ -38,18 +39,21 @@ function text(model: Inspection, verbose: boolean): string {
     ['name', model.name],
     ['format', `${model.formatTitle}: ${model.because}`],
     ['architecture', `${model.className} (${model.architecture})`],
-    ['parameters', `${formatCount(model.parameters)} (${model.parameters}) in ${model.tensorCount} tensors`],
+    [
+      'parameters',
+      `${formatCount(model.parameters)} (${formatWhole(model.parameters)}) in ${formatWhole(model.tensorCount)} tensors`,
+    ],
     [
       'weights',
       `${formatBytes(model.weightBytes)}: ${model.dtypes.map(({ dtype, bytes }) => `${dtype} ${formatBytes(bytes)}`).join(', ')}`,
     ],
     [
       'shape',
-      `${model.layers} layers, width ${model.hiddenSize}, ${model.heads} heads (${model.kvHeads} for keys and values)`,
+      `${model.layers} layers, width ${formatWhole(model.hiddenSize)}, ${model.heads} heads (${model.kvHeads} for keys and values)`,
     ],
-    ['context', `${model.contextLength} tokens`],
-    ['vocabulary', `${model.vocabSize}${model.tied ? ', embedding and head tied' : ''}`],
-    ['tokenizer', model.tokenizer ?? 'none'],
+    ['context', `${formatWhole(model.contextLength)} tokens`],
+    ['vocabulary', `${formatWhole(model.vocabSize)}${model.tied ? ', embedding and head tied' : ''}`],
+    ['tokenizer', groupDigits(model.tokenizer ?? 'none')],
   ]
   const lines = [definitions(rows, { indent: 0, column: Math.max(...rows.map(([name]) => name.length)) + 2 })]
   lines.push('', table(model.files.map(({ path, size }) => [path, formatBytes(size)])))

@@ -129,10 +129,16 @@ export async function detect(folder: Folder): Promise<{ engine: Engine; match: M
   if (best !== null) return best
   const files = await folder.list()
   const some = files.slice(0, 3).map((file) => file.path)
-  const contents = files.length === 0 ? 'It is empty.' : `It holds ${files.length} files, such as ${some.join(', ')}.`
-  throw new AppError('not-a-model', `${folder.name} is no model of a format known here. ${contents}`, {
+  const contents =
+    files.length === 0
+      ? 'It is empty'
+      : files.length === 1
+        ? `It holds nothing but ${some.join()}`
+        : `It holds ${files.length} files, such as ${some.join(', ')}`
+  const readable = (await Promise.all(formatIds().map(loadEngine))).filter((engine) => engine.open !== null)
+  throw new AppError('not-a-model', `${folder.name} is no model of a format known here. ${contents}.`, {
     where: { file: folder.name },
-    hint: 'Give the folder that holds config.json and the .safetensors files.',
+    hint: `These can be read: ${readable.map(({ title }) => title).join(', ')}. Give the file, or the folder that holds all of the model's files.`,
   })
 }
 

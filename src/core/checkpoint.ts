@@ -28,7 +28,7 @@ export interface Checkpoint {
   readonly extras: ReadonlyMap<string, Recipe>
   /** What a file of bare tensors called them, for a writer that keeps names; absent where roles alone are known. */
   readonly stored?: StoredNames
-  /** The files that recipes read, with the sizes they had when opened. */
+  /** The files that recipes read, and those that say what is in them, with the sizes they had when opened. */
   readonly sources: readonly SourceFile[]
   /** What the reader noticed: a tie that contradicts the config, ignored tensors. */
   readonly findings: readonly Finding[]
@@ -45,11 +45,18 @@ export interface StoredNames {
 /** The `architecture` of tensors that are of no model known here. */
 export const NO_ARCHITECTURE = 'none'
 
-/** Throws `unsupported` for tensors of no known model, where a format can hold nothing else. */
-export function requireArchitecture(checkpoint: Checkpoint, format: string): void {
+/**
+ * Throws `unsupported` for tensors of no known model, where a format can hold nothing else. `format` for people: "an MLX
+ * model"; `hint` where the format has a remedy of its own.
+ */
+export function requireArchitecture(
+  checkpoint: Checkpoint,
+  format: string,
+  hint = 'Put the config.json of the model beside its weights, and open the folder.',
+): void {
   if (checkpoint.architecture !== NO_ARCHITECTURE) return
   throw new AppError('unsupported', `${checkpoint.name} is not known to be a model, so it cannot become ${format}`, {
-    hint: 'Put the config.json of the model beside its weights, or give it with --config when converting to huggingface.',
+    hint,
   })
 }
 

@@ -296,6 +296,22 @@ describe('trouble on the way', () => {
     expectClean(output, ['tiny.gguf'])
   })
 
+  test('a configuration that changes on the way is a source that changed', async () => {
+    const { input, output, run } = bench()
+    const config = input.files.get('config.json')!
+    const open = input.open.bind(input)
+    // after it was read, as soon as weights are
+    input.open = (path) => {
+      if (path === 'model.safetensors' && output.stats.calls.write > 0)
+        input.files.set('config.json', Uint8Array.from(config).fill(32, -1))
+      return open(path)
+    }
+    const before = Uint8Array.from(config)
+    await expect(run()).rejects.toMatchObject({ code: 'source-changed', where: { file: 'config.json' } })
+    expect(input.files.get('config.json')).not.toEqual(before)
+    expect(output.files.has('tiny.gguf')).toBe(false)
+  })
+
   test('a cancel at any time leaves nothing; one that keeps can be resumed', async () => {
     const hash = await expected()
     for (let wait = 0; wait < 60; wait += 6) {

@@ -107,7 +107,9 @@ describe('errors', () => {
   test('what is no model', async () => {
     mkdirSync(path.join(folder, 'photos'))
     writeFileSync(path.join(folder, 'photos', 'beach.jpg'), 'not really')
-    expectError(await run('convert', 'photos', 'gguf'), 1, 'not-a-model', 'photos', 'beach.jpg', 'config.json')
+    expectError(await run('convert', 'photos', 'gguf'), 1, 'not-a-model', 'photos', 'nothing but beach.jpg', 'GGUF')
+    writeFileSync(path.join(folder, 'photos', 'hills.jpg'), 'not really')
+    expectError(await run('inspect', 'photos'), 1, 'not-a-model', '2 files, such as beach.jpg, hills.jpg')
   })
 
   test('a truncated file names itself, and nothing is left', async () => {
@@ -214,7 +216,7 @@ describe('convert', () => {
     expect(plan.tensors).toHaveLength(21)
     expect(text.stdout).toContain('blk.{0-1}.attn_q.weight')
     expect(text.stdout).toContain('out/tiny-Q4_K_M.gguf')
-    expect(text.stdout).toContain(`(${plan.writeBytes} bytes)`)
+    expect(text.stdout).toContain(`(${plan.writeBytes.toLocaleString('en')} bytes)`)
     expect(text.stdout.split('\n').length).toBeLessThan(all.stdout.split('\n').length)
     for (const { name } of plan.tensors) expect(all.stdout).toContain(name)
 

@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest'
+import { groupDigits } from '../../src/core/digits.ts'
 import type { OptionSpec } from '../../src/core/option.ts'
 import type { Finding } from '../../src/core/plan.ts'
-import { errorHint, groupDigits, groupFindings, pageText } from '../../src/ui/state/words.ts'
+import { errorHint, groupFindings, pageText } from '../../src/ui/state/words.ts'
 
 test.each([
   ['926720 bytes, sampled over the output', '926,720 bytes, sampled over the output'],

@@ -3,7 +3,7 @@ import { dtypeInfo, elementCount, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Finding, PlannedFile, Segment } from '../../core/plan.ts'
-import { permute, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
+import { inputsOf, permute, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
 import { compareUtf8, safetensorsHeader } from './safetensors.ts'
 
 /** A tensor and the name it will have. */
@@ -155,7 +155,12 @@ export const DTYPE_OPTION: OptionSpec = {
   kind: {
     kind: 'choice',
     choices: [
-      { value: 'keep', title: 'Unchanged', help: 'Every weight bit for bit as it is: the exact copy.', featured: true },
+      {
+        value: 'keep',
+        title: 'Unchanged',
+        help: 'Every weight bit for bit as it is; quantised ones become F32, which holds them exactly.',
+        featured: true,
+      },
       {
         value: 'f32',
         title: 'F32',
@@ -200,6 +205,11 @@ export function readBytes(file: PlannedFile): number {
   return sum
 }
 
+/** Whether a tensor's values come from quantised ones. */
+export function isQuantized(recipe: Recipe): boolean {
+  return recipe.op === 'dequantize' || dtypeInfo(recipe.dtype).kind === 'quant' || inputsOf(recipe).some(isQuantized)
+}
+
 /** That tensors had to be dequantised; null if none were. `dtype` is what was asked for. */
 export function dequantizedFinding(names: readonly string[], dtype: DType | null): Finding | null {
   if (names.length === 0) return null
@@ -207,7 +217,10 @@ export function dequantizedFinding(names: readonly string[], dtype: DType | null
   return {
     severity: 'warning',
     code: 'dequantized',
-    message: `${names.length} tensors are quantised in the source: they are written as ${written}, but what quantisation lost stays lost`,
+    message:
+      names.length === 1
+        ? `${names[0]} is quantised in the source: it is written as ${written}, but what quantisation lost stays lost`
+        : `${names.length} tensors are quantised in the source: they are written as ${written}, but what quantisation lost stays lost`,
     ...(dtype === null ? { hint: '--dtype bf16 halves the size.' } : {}),
   }
 }

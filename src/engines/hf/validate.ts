@@ -61,6 +61,8 @@ function* checkHeaders({ checkpoint, model, stored }: LoadedModel): Generator<Fi
       where: { file: model.root + (model.weights?.path ?? '') },
     }
   }
+  // where weights are quantised, config.json names the type of their values
+  if (![...dtypes].every((dtype) => isFloat(dtype))) return
   if (!dtypes.has(checkpoint.config.dtype)) {
     yield {
       severity: 'warning',
@@ -69,6 +71,10 @@ function* checkHeaders({ checkpoint, model, stored }: LoadedModel): Generator<Fi
       where: { file: `${model.root}config.json` },
     }
   }
+}
+
+function isFloat(dtype: DType): boolean {
+  return dtype === 'f32' || dtype === 'f16' || dtype === 'bf16' || dtype === 'f64'
 }
 
 /** transformers refuses to save what samples by its numbers, but not by its flag. */

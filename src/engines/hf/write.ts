@@ -15,6 +15,7 @@ import {
   DTYPE_OPTION,
   dtypeOption,
   isCastable,
+  isQuantized,
   planShards,
   readBytes,
   SHARD_OPTION,
@@ -49,7 +50,11 @@ const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 export async function planHuggingFace(given: Checkpoint, options: OptionValues): Promise<Plan> {
   const limit = shardSizeOf(options)
   const checkpoint = await configured(given, options['config'])
-  requireArchitecture(checkpoint, 'a HuggingFace model')
+  requireArchitecture(
+    checkpoint,
+    'a HuggingFace model',
+    'Put the config.json of the model beside its weights, or give it with --config.',
+  )
   const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
   const findings: Finding[] = []
   const tensors = nameTensors(checkpoint, architecture, dtypeOption(options), findings)
@@ -128,9 +133,8 @@ function nameTensors(
       })
     }
     const oriented = transposed ? transposedBack(recipe) : recipe
-    const quantized = dtypeInfo(oriented.dtype).kind === 'quant'
-    if (quantized) dequantized.push(hf)
-    const wanted = dtype ?? (quantized ? DEQUANTIZED : oriented.dtype)
+    if (isQuantized(oriented)) dequantized.push(hf)
+    const wanted = dtype ?? (dtypeInfo(oriented.dtype).kind === 'quant' ? DEQUANTIZED : oriented.dtype)
     if (wanted !== oriented.dtype && !isCastable(oriented.dtype)) {
       throw new AppError('unsupported', `${hf} is stored as ${oriented.dtype}, which cannot be made ${wanted} yet`, {
         where: { tensor: hf },

@@ -24,6 +24,9 @@ const WEIGHT_TYPES: ReadonlySet<DType> = new Set(['f32', 'f16', 'bf16'])
 /** The largest tokenizer.json has some 35 MB. */
 const MAX_TOKENIZER_BYTES = 1 << 26
 
+/** What a configuration that was given is called. */
+const HF_CONFIG = '--hf-config'
+
 /** A checkpoint, and what it was made from. */
 export interface LoadedMegatron {
   readonly checkpoint: Checkpoint
@@ -54,7 +57,8 @@ export async function loadMegatron(folder: Folder, hfConfig: string | null = nul
   if (given !== null) requireAgreement(normalized.config, weights.args, weights.argsFile, given.file)
   const roles = assign(weights, architecture, normalized.config, findings)
   const config = normalized.dtypeDeclared ? normalized.config : { ...normalized.config, dtype: commonType(roles) }
-  const outline = await outlineOf(folder, modelFiles(found), architecture, config, weights.files)
+  const beside = given !== null && given.file !== HF_CONFIG ? [given.file] : []
+  const outline = await outlineOf(folder, modelFiles(found), architecture, config, [...weights.files, ...beside])
   const checkpoint: Checkpoint = {
     ...outline,
     format: 'megatron',
@@ -101,8 +105,8 @@ async function givenConfig(
   text: string | null,
 ): Promise<{ readonly json: JsonObject; readonly file: string } | null> {
   if (text !== null) {
-    const json = parseJson(text, '--hf-config')
-    if (isObject(json)) return { json, file: '--hf-config' }
+    const json = parseJson(text, HF_CONFIG)
+    if (isObject(json)) return { json, file: HF_CONFIG }
     throw new AppError('bad-option', '--hf-config is not a JSON object', { hint: 'Give the config.json of the model.' })
   }
   const path = [dir + CONFIG_FILE, root + CONFIG_FILE].find((candidate) => files.has(candidate.slice(root.length)))

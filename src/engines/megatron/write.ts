@@ -1,6 +1,6 @@
 /** A checkpoint of Megatron-Core in its format "torch": a file for each rank. */
 import { requireArchitecture, type Checkpoint } from '../../core/checkpoint.ts'
-import { dtypeInfo, type DType } from '../../core/dtype.ts'
+import { type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Json } from '../../core/json.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
@@ -16,6 +16,7 @@ import {
   DTYPE_OPTION,
   dtypeOption,
   isCastable,
+  isQuantized,
   readBytes,
 } from '../containers/shards.ts'
 import { TorchFileWriter } from '../containers/torch-write.ts'
@@ -152,7 +153,7 @@ function place(
           hint: 'The checkpoint is incomplete. Download it again.',
         })
       }
-      if (dtypeInfo(recipe.dtype).kind === 'quant') dequantized.push(role)
+      if (isQuantized(recipe)) dequantized.push(role)
       return { role, recipe }
     })
     // parts of one tensor have one type: the widest of them

@@ -120,7 +120,8 @@ const NO_CONFIG: ModelConfig = {
   raw: new Map(),
 }
 
-const GIVE_CONFIG = 'Put the config.json of the model beside the weights, or give it with --config.'
+const GIVE_CONFIG =
+  'Put the config.json of the model beside the weights, or give it with --config when converting to HuggingFace.'
 
 function unknownModel(): Finding {
   return {

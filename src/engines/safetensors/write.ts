@@ -14,6 +14,7 @@ import {
   dtypeOption,
   fileStem,
   isCastable,
+  isQuantized,
   planShards,
   readBytes,
   SHARD_OPTION,
@@ -35,13 +36,15 @@ export async function planSafetensors(checkpoint: Checkpoint, options: OptionVal
   const dequantized: string[] = []
   const kept: string[] = []
   const tensors = (await spelled(checkpoint)).map(({ name, recipe }): NamedTensor => {
-    const quantized = dtypeInfo(recipe.dtype).kind === 'quant'
-    if (quantized) dequantized.push(name)
+    if (isQuantized(recipe)) dequantized.push(name)
     if (dtype !== null && !isCastable(recipe.dtype)) {
       kept.push(name)
       return { name, recipe }
     }
-    return { name, recipe: cast(recipe, dtype ?? (quantized ? DEQUANTIZED : recipe.dtype)) }
+    return {
+      name,
+      recipe: cast(recipe, dtype ?? (dtypeInfo(recipe.dtype).kind === 'quant' ? DEQUANTIZED : recipe.dtype)),
+    }
   })
   const findings: Finding[] = []
   const finding = dequantizedFinding(dequantized, dtype)

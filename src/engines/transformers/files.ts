@@ -29,6 +29,8 @@ export interface ModelFiles {
 const MAX_MODELS = 100
 
 export const CONFIG_FILE = 'config.json'
+/** Where GPTQ's and AWQ's tools told how they quantised before config.json had a place for it. */
+export const OLD_QUANTIZATION_FILES: readonly string[] = ['quantize_config.json', 'quant_config.json']
 const SINGLE = 'model.safetensors'
 const INDEX = 'model.safetensors.index.json'
 const TORCH_SINGLE = 'pytorch_model.bin'

@@ -5,7 +5,7 @@ import { isArray, parseJsonObject, type JsonObject } from '../../core/json.ts'
 import { read, type Recipe } from '../../core/tensor.ts'
 import type { Architecture } from '../../models/architecture.ts'
 import { architectureOf, normalizeConfig, type NormalizedConfig } from './config.ts'
-import { extraFiles, type ModelFiles } from './files.ts'
+import { CONFIG_FILE, extraFiles, OLD_QUANTIZATION_FILES, type ModelFiles } from './files.ts'
 import { readTokenizer } from './tokenizer.ts'
 
 /** Vision models list thousands of labels in theirs; none has more than a few MB. */
@@ -39,7 +39,9 @@ export async function outlineOf(
     const size = model.files.get(name)?.size ?? 0
     return [name, read({ dtype: 'u8', shape: [size] }, root + name, 0)]
   }
-  const sources = [...weights, ...extras.map((name) => root + name)].flatMap((file) => {
+  const told = [model.hasConfig ? CONFIG_FILE : null, indexOf(model), ...OLD_QUANTIZATION_FILES]
+  const beside = [...told, ...extras].flatMap((name) => (name === null ? [] : [root + name]))
+  const sources = [...new Set([...weights, ...beside])].flatMap((file) => {
     const entry = model.files.get(file.slice(root.length))
     return entry === undefined ? [] : [{ path: file, size: entry.size, modified: entry.modified }]
   })
@@ -54,6 +56,11 @@ export async function outlineOf(
     sources,
     findings,
   }
+}
+
+function indexOf({ weights }: ModelFiles): string | null {
+  const sharded = weights?.kind === 'index' || (weights?.kind === 'torch' && weights.sharded)
+  return sharded ? weights.path : null
 }
 
 /** The type that most bytes are of. */

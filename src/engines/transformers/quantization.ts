@@ -2,7 +2,7 @@
 import { readFile, type Folder } from '../../core/bytes.ts'
 import { AppError } from '../../core/errors.ts'
 import { isArray, isObject, parseJsonObject, type Json, type JsonObject } from '../../core/json.ts'
-import { CONFIG_FILE, type ModelFiles } from './files.ts'
+import { CONFIG_FILE, OLD_QUANTIZATION_FILES, type ModelFiles } from './files.ts'
 import { MAX_CONFIG_BYTES } from './outline.ts'
 
 /** How groups of inputs share a scale: in so many, in one for all, or as the tensors' shapes say. */
@@ -37,8 +37,6 @@ export interface DeclaredQuantization {
 }
 
 const CONFIG_KEYS: readonly string[] = ['quantization_config', 'compression_config']
-/** Where GPTQ's and AWQ's tools put theirs before config.json had a place for it. */
-const OLD_FILES: readonly string[] = ['quantize_config.json', 'quant_config.json']
 const GPTQ_BITS: readonly number[] = [2, 3, 4, 8]
 const PACKED_BITS: readonly number[] = [2, 4, 8]
 const PACKED_FORMATS: ReadonlySet<string> = new Set([
@@ -65,7 +63,7 @@ export async function readQuantization(folder: Folder, model: ModelFiles): Promi
     if (isObject(json) && (json.has('quant_method') || json.has('format'))) return declared(json, path)
   }
   if (CONFIG_KEYS.some((key) => isObject(config.get(key))) || isObject(config.get('quantization'))) return null
-  for (const name of OLD_FILES) {
+  for (const name of OLD_QUANTIZATION_FILES) {
     if (!model.files.has(name)) continue
     const file = model.root + name
     const json = parseJsonObject(await readFile(folder, file, MAX_CONFIG_BYTES), file)

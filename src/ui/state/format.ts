@@ -1,8 +1,10 @@
 /** Numbers for people. Binary units throughout; the exact count goes beside them in a title. */
+import { formatWhole } from '../../core/digits.ts'
+
+export { formatWhole }
 
 const NBSP = '\u00a0'
 const UNITS = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB'] as const
-const WHOLE = new Intl.NumberFormat('en')
 
 /** Three significant digits at most: "3.04 MiB", "812 KiB", "11 bytes". */
 export function formatBytes(bytes: number): string {
@@ -13,22 +15,17 @@ export function formatBytes(bytes: number): string {
     value /= 1024
     unit++
   }
-  return `${unit === 0 ? WHOLE.format(value) : significant(value)}${NBSP}${UNITS[unit] ?? ''}`
+  return `${unit === 0 ? formatWhole(value) : significant(value)}${NBSP}${UNITS[unit] ?? ''}`
 }
 
 /** "3,187,456 bytes". */
 export function formatExactBytes(bytes: number): string {
-  return `${WHOLE.format(bytes)}${NBSP}bytes`
-}
-
-/** "1,024". */
-export function formatWhole(value: number): string {
-  return WHOLE.format(value)
+  return `${formatWhole(bytes)}${NBSP}bytes`
 }
 
 /** As models are spoken of: "5.77 M", "8.03 B". */
 export function formatCount(value: number): string {
-  if (value < 1000) return WHOLE.format(value)
+  if (value < 1000) return formatWhole(value)
   const steps = ['K', 'M', 'B', 'T'] as const
   let scaled = value / 1000
   let step = 0

@@ -1,20 +1,12 @@
+import { formatWhole, groupDigits } from '../../core/digits.ts'
 import type { ErrorCode } from '../../core/errors.ts'
 import type { OptionSpec } from '../../core/option.ts'
 import type { Finding } from '../../core/plan.ts'
-import { formatWhole } from './format.ts'
 
 /** The context under which a page keeps a function that tells every option there is. */
 export const OPTION_SPECS = Symbol('option specs')
 
 /** What engines and API say, as it stands on the page: numbers grouped, options by their titles, alike things once. */
-
-/** Whole numbers of four digits and more that are no part of a name, a path, a fraction or a code. */
-const LONG_NUMBER = /(?<![\w.,/\\#=:"'-])[1-9]\d{3,15}(?![\w/\\"'=-]|[.,:]\d|\.[a-z])/gi
-
-/** "2,048 tokens" for "2048 tokens". */
-export function groupDigits(text: string): string {
-  return text.replace(LONG_NUMBER, (digits) => formatWhole(Number(digits)))
-}
 
 /** A text for the page: its numbers grouped, and `--name` replaced by the option's title. */
 export function pageText(text: string, specs: readonly OptionSpec[] = []): string {

@@ -99,7 +99,7 @@ describe('the tiny Llama', () => {
     expect([...extras.keys()]).toEqual(names)
     expect(extras.get('README.md')).toEqual({ op: 'read', dtype: 'u8', shape: [6], file: 'README.md', offset: 0 })
     expect(sources).toEqual(
-      ['model.safetensors', ...names].map((path) => ({
+      ['model.safetensors', 'config.json', ...names].map((path) => ({
         path,
         size: files[path as keyof typeof files]!.length,
         modified: 1234,

@@ -236,6 +236,22 @@ describe('small floats', () => {
       expect(await because(made.files)).toContain(`FP8 in blocks of ${block.join('x')}`)
     })
   }
+  test('the types of an FP8 folder are no fault', async () => {
+    const { files } = quantized({ quant_method: 'fp8' }, (module, n, k, seed) =>
+      packScaled(module, n, k, { type: 'f8_e4m3', rows: n, columns: k, name: 'weight_scale' }, seed),
+    )
+    const folder = memoryFolder(edit(files, 'config.json', { dtype: 'float16' }))
+    const match = (await huggingface.detect(folder))!
+    const found: string[] = []
+    for await (const { code } of huggingface.validate(folder, match)) found.push(code)
+    expect(found).toEqual(['quantized-source'])
+  })
+  test('what was quantised is told where it is written', async () => {
+    const { files } = gptq({ bits: 4, group: 32, version: 1, sym: true })
+    const { findings } = await huggingface.convert!(await openFiles(files), { dtype: 'keep' }, new Map())
+    expect(findings).toMatchObject([{ severity: 'warning', code: 'dequantized' }])
+    expect(findings[0]!.message).toMatch(/^14 tensors are quantised in the source: they are written as F32/)
+  })
   test('FP8 with a scale for a matrix, a scalar', () =>
     expectValues(
       quantized({ quant_method: 'fp8' }, (module, n, k, seed) =>
