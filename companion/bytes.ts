@@ -5,6 +5,7 @@ import { checkOffset, comparePaths, isUnlisted, splitPath } from '../src/api/pat
 import {
   MAX_FOLDER_FILES,
   PART_SUFFIX,
+  REPLACEMENT_SUFFIX,
   type CreateOptions,
   type FileEntry,
   type Folder,
@@ -222,6 +223,7 @@ class NodeOutput extends NodeFolder implements OutputFolder {
     try {
       await rm(final, { force: true })
       await rm(final + PART_SUFFIX, { force: true })
+      await rm(final + REPLACEMENT_SUFFIX, { force: true })
     } catch (error) {
       throw writeError(error, path)
     }
@@ -242,7 +244,7 @@ class NodeOutput extends NodeFolder implements OutputFolder {
   }
 
   async #replace(final: string, bytes: Uint8Array): Promise<void> {
-    const temporary = `${final}.new${PART_SUFFIX}`
+    const temporary = final + REPLACEMENT_SUFFIX
     await mkdir(dirname(final), { recursive: true })
     try {
       const handle = await open(temporary, 'w')

@@ -86,7 +86,7 @@ export interface OutputFolder extends Folder {
   publish(paths: readonly string[], overwrite: boolean): Promise<void>
   /** Whether the final name is taken. */
   exists(path: string): Promise<boolean>
-  /** Removes a published or an unfinished file; no error if there is none. */
+  /** Removes a published or an unfinished file, and what a `replace` that was cut off left; no error if there is none. */
   remove(path: string): Promise<void>
   /** Replaces a small file in one step: after a crash it holds the old or the new bytes, never a part. For journals. */
   replace(path: string, bytes: Uint8Array): Promise<void>
@@ -97,6 +97,9 @@ export const MAX_FOLDER_FILES = 20_000
 
 /** The ending of unfinished files, on hosts that keep them beside the final ones. */
 export const PART_SUFFIX = '.part'
+
+/** The ending of what `replace` writes before it takes a file's place. */
+export const REPLACEMENT_SUFFIX = `.new${PART_SUFFIX}`
 
 /**
  * The address of a folder as data, cloneable into a worker. Which kinds can be opened is the host's to say.

@@ -15,7 +15,7 @@ function unsupported(config: JsonObject): string | null {
 }
 
 /** Class names in order of their index. A config without them has two, as BertConfig does. */
-function labels(config: JsonObject): readonly string[] {
+export function labels(config: JsonObject): readonly string[] {
   const byId = config.get('id2label')
   if (!isObject(byId)) {
     const count = numberAt(config, 'num_labels') ?? 2
@@ -24,7 +24,8 @@ function labels(config: JsonObject): readonly string[] {
   return [...byId].sort(([a], [b]) => Number(a) - Number(b)).map(([, label]) => String(label))
 }
 
-function linear(
+/** A projection [out, in] and its bias. */
+export function linear(
   role: string,
   hf: string,
   out: (config: ModelConfig) => number,
@@ -37,8 +38,8 @@ function linear(
   ]
 }
 
-/** Checkpoints converted from TensorFlow call the two gamma and beta. */
-function norm(role: string, hf: string, more: Pick<TensorRow, 'when'> = {}): TensorRow[] {
+/** A LayerNorm's weight and bias, which checkpoints converted from TensorFlow call gamma and beta. */
+export function norm(role: string, hf: string, more: Pick<TensorRow, 'when'> = {}): TensorRow[] {
   return [
     { role: `${role}.weight`, hf: `${hf}.weight`, aliases: [`${hf}.gamma`], shape: (c) => [c.hiddenSize], ...more },
     { role: `${role}.bias`, hf: `${hf}.bias`, aliases: [`${hf}.beta`], shape: (c) => [c.hiddenSize], ...more },

@@ -33,6 +33,11 @@ const FAMILIES: readonly Family[] = [
     load: async () => (await import('./bert.ts')).bert,
   },
   {
+    names: ['DistilBertModel', 'DistilBertForSequenceClassification', 'DistilBertForMaskedLM', 'distilbert'],
+    load: async () => (await import('./distilbert.ts')).distilbert,
+  },
+  { names: ['OPTForCausalLM', 'OPTModel', 'opt'], load: async () => (await import('./opt.ts')).opt },
+  {
     names: ['T5ForConditionalGeneration', 'T5WithLMHeadModel', 't5'],
     load: async () => (await import('./t5.ts')).t5,
   },

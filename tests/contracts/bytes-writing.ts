@@ -171,6 +171,15 @@ export const writingCases: readonly BytesCase[] = [
     same(await output.names(), [], 'names')
     same(await folder.exists('a'), false, 'exists')
   }),
+  writing('removes what a replacement that was cut off left', async (output, folder) => {
+    await folder.replace('journal', pattern(10))
+    // as a crash in the middle of the next one leaves it
+    const cut = await folder.create('journal.new', { keep: 0 })
+    await cut.write(pattern(5), 0)
+    await cut.close()
+    await folder.remove('journal')
+    same(await output.names(), [], 'names')
+  }),
   writing('replaces in one step', async (output, folder) => {
     await folder.replace('j/journal.json', pattern(100, 1))
     sameBytes(await content(folder, 'j/journal.json'), pattern(100, 1), 'new')

@@ -2,6 +2,7 @@ import { checkOffset, comparePaths, isUnlisted, splitPath } from '../../src/api/
 import {
   MAX_FOLDER_FILES,
   PART_SUFFIX,
+  REPLACEMENT_SUFFIX,
   type CreateOptions,
   type FileEntry,
   type Folder,
@@ -302,6 +303,7 @@ export class MemoryOutput extends MemoryFolder implements OutputFolder {
     if (this.#writing.has(path)) throw new AppError('busy', `${path} is being written`, { where: { file: path } })
     this.files.delete(path)
     this.#parts.delete(path)
+    this.#parts.delete(path + REPLACEMENT_SUFFIX.slice(0, -PART_SUFFIX.length))
   }
 
   async replace(path: string, bytes: Uint8Array): Promise<void> {

@@ -1,14 +1,25 @@
+import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Api } from '../../src/api/api.ts'
 import { convertByProduct, productApi, temporaryFolder } from './gguf-files.ts'
 import { judge, noLlama } from './llama.ts'
-import { noModels, readReferenceTensors } from './models.ts'
+import { MODELS, noModels, readReferenceTensors, readTensors } from './models.ts'
 
 const reason = noLlama ?? noModels
 
 function largestDifference(found: ArrayLike<number>, expected: ArrayLike<number>): number {
   expect(found.length).toBe(expected.length)
   return Math.max(...Array.from(found, (value, index) => Math.abs(value - expected[index]!)))
+}
+
+/** A linear layer of the source, [out, in]. */
+function project(weights: ReturnType<typeof readTensors>, name: string, input: ArrayLike<number>): number[] {
+  const { values } = weights.get(`${name}.weight`)!
+  return weights
+    .get(`${name}.bias`)!
+    .values.map((bias, row) =>
+      Array.from(input).reduce((sum, value, column) => sum + value * values[row * input.length + column]!, bias),
+    )
 }
 
 describe.skipIf(reason !== null)(`encoders as llama.cpp runs them${reason === null ? '' : ` (${reason})`}`, () => {
@@ -29,6 +40,24 @@ describe.skipIf(reason !== null)(`encoders as llama.cpp runs them${reason === nu
     try {
       const found = await llama.classify(reference.get('in.input_ids')!.values)
       expect(largestDifference(found, reference.get('out.logits')!.values)).toBeLessThan(1e-3)
+    } finally {
+      await llama.close()
+    }
+  })
+
+  test('distilbert: the hidden states of a BERT without token types; its classifier is left out, which is said', async () => {
+    const reference = readReferenceTensors('distilbert')
+    const llama = await judge(await convertByProduct(api, 'distilbert', 'f32', folder.path), { embeddings: true })
+    try {
+      const states = await llama.encode(reference.get('in.input_ids')!.values)
+      const weights = readTensors(path.join(MODELS, 'distilbert/model.safetensors'))
+      const dense = project(weights, 'pre_classifier', states.slice(0, weights.get('pre_classifier.bias')!.shape[0]))
+      const logits = project(
+        weights,
+        'classifier',
+        dense.map((value) => Math.max(0, value)),
+      )
+      expect(largestDifference(logits, reference.get('out.logits')!.values)).toBeLessThan(1e-3)
     } finally {
       await llama.close()
     }

@@ -50,7 +50,12 @@ export function evaluationText(): string {
 
 /** The tensors of a model's reference.safetensors by name: floats, and integers as numbers. */
 export function readReferenceTensors(model: string): ReadonlyMap<string, { shape: number[]; values: number[] }> {
-  const file = readFileSync(path.join(MODELS, model, 'reference.safetensors'))
+  return readTensors(path.join(MODELS, model, 'reference.safetensors'))
+}
+
+/** The tensors of a small safetensors file of F32 and I64. */
+export function readTensors(name: string): ReadonlyMap<string, { shape: number[]; values: number[] }> {
+  const file = readFileSync(name)
   const headerBytes = Number(file.readBigUInt64LE(0))
   const header = JSON.parse(file.toString('utf8', 8, 8 + headerBytes)) as Record<
     string,

@@ -1,5 +1,6 @@
 import {
   PART_SUFFIX,
+  REPLACEMENT_SUFFIX,
   type CreateOptions,
   type FileEntry,
   type OutputFolder,
@@ -120,6 +121,7 @@ class HandleFolder implements OutputFolder {
       const { folder, name } = await locate(this.#root, parts, false)
       await removeFile({ folder, name })
       await removeFile({ folder, name: name + PART_SUFFIX })
+      await removeFile({ folder, name: name + REPLACEMENT_SUFFIX })
     })
   }
 
@@ -129,7 +131,7 @@ class HandleFolder implements OutputFolder {
       this.#replacing.take(path, async () => {
         const { folder, name } = await locate(this.#root, parts, true)
         if (folder === null) throw unwritten(path)
-        const temporary = `${name}.new${PART_SUFFIX}`
+        const temporary = name + REPLACEMENT_SUFFIX
         const stream = await openWritable(await folder.getFileHandle(temporary, { create: true }))
         try {
           await stream.write(unshared(bytes))

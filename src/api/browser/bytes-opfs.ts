@@ -1,5 +1,6 @@
 import {
   PART_SUFFIX,
+  REPLACEMENT_SUFFIX,
   type CreateOptions,
   type FileEntry,
   type OutputFolder,
@@ -141,12 +142,13 @@ class OpfsFolder implements OutputFolder {
     if (writing.has(part.join('/'))) throw busy(path)
     await writingTo(path, async () => {
       await this.#removeParts(final, false)
+      await this.#removeParts(this.#parts(path, REPLACEMENT_SUFFIX), false)
       await this.#removeParts(part, this.#prune)
     })
   }
 
   async replace(path: string, bytes: Uint8Array): Promise<void> {
-    const temporary = this.#parts(path, `.new${PART_SUFFIX}`)
+    const temporary = this.#parts(path, REPLACEMENT_SUFFIX)
     await writingTo(path, () =>
       replacing.take(temporary.join('/'), async () => {
         const handle = await this.#openSync(temporary)

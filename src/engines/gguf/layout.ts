@@ -51,7 +51,11 @@ export async function planGguf(
     })
   }
   const tokenizer = tokenizerMetadata(checkpoint.tokenizer, config.vocabSize, pre)
-  const findings: Finding[] = [...configFindings(config, target), ...tokenizer.findings]
+  const findings: Finding[] = [
+    ...configFindings(config, target),
+    ...omittedFindings(checkpoint, target),
+    ...tokenizer.findings,
+  ]
   const packed = packTensors(checkpoint, architecture, target)
   const model: MixModel = {
     architecture: target.name,
@@ -86,6 +90,14 @@ export async function planGguf(
     readBytes: tensors.reduce((sum, { recipe }) => sum + readBytes(recipe), 0),
     writeBytes: laid.size,
   }
+}
+
+/** That a head is lost: the file holds the model without it. */
+function omittedFindings({ tensors }: Checkpoint, target: GgufArchitecture): readonly Finding[] {
+  const lost = [...tensors.keys()].filter((role) => target.omitted?.some((pattern) => pattern.test(role)) === true)
+  if (lost.length === 0) return []
+  const message = `${lost.join(', ')} ${lost.length === 1 ? 'is' : 'are'} left out: llama.cpp has no place for ${lost.length === 1 ? 'it' : 'them'}. The file gives embeddings`
+  return [{ severity: 'warning', code: 'left-out', message }]
 }
 
 function readBytes(recipe: Recipe): number {

@@ -128,7 +128,10 @@ async function modelFindings(header: ModelHeader, path: string): Promise<readonl
   const name = ggufString(header.metadata, 'general.architecture')
   if (name === null) return [error('missing-key', 'There is no general.architecture', where)]
   const findings: Finding[] = []
-  const id = architectureIdOf(name, ggufNumber(header.metadata, `${name}.expert_count`))
+  const id = architectureIdOf(name, {
+    experts: ggufNumber(header.metadata, `${name}.expert_count`),
+    has: (tensor) => header.tensors.some((found) => found.name === tensor),
+  })
   if (id === null) {
     const message = `The architecture ${name} is not known here: its tensors are not compared with what it needs`
     findings.push({ severity: 'info', code: 'unknown-architecture', message, where })

@@ -41,6 +41,7 @@ const CONFIGS: readonly (readonly [id: string, raw: Record<string, unknown>])[] 
   ['phi3', SIZES],
   ['gpt2', GPT2],
   ['bert', { ...SIZES, num_key_value_heads: 2, architectures: ['BertForSequenceClassification'] }],
+  ['distilbert', { dim: 8, n_layers: 2, n_heads: 2, hidden_dim: 12, vocab_size: 10 }],
   ['t5', T5],
   ['t5', { ...T5, feed_forward_proj: 'gated-gelu', tie_word_embeddings: false }],
   ['minicpm', { ...SIZES, scale_emb: 12, scale_depth: 1.4, dim_model_base: 4 }],
@@ -132,7 +133,8 @@ describe.each(CONFIGS)('%s', (id, raw) => {
     for (const key of ['attentionSoftcap', 'logitSoftcap', 'embeddingScale', 'residualScale', 'logitDivisor'] as const)
       expect(facts[key] ?? null, key).toEqual(config[key] ?? null)
     const experts = config.experts?.count ?? null
-    expect(architectureIdOf(target.name, experts)).toBe(id)
+    const has = (name: string): boolean => tensors.some((tensor) => tensor.name === name)
+    expect(architectureIdOf(target.name, { experts, has })).toBe(id)
   })
 })
 

@@ -1,3 +1,4 @@
+import type { ModelConfig } from '../../../core/checkpoint.ts'
 import type { GgufValue } from '../../containers/gguf/types.ts'
 import { LAYER_NORM, u32, type GgufArchitecture } from './contract.ts'
 
@@ -5,6 +6,23 @@ import { LAYER_NORM, u32, type GgufArchitecture } from './contract.ts'
 const POOLING = { mean: 1, cls: 2, last: 3 } as const
 /** The first token's vector through the classifier. */
 const RANK = 4
+
+type Keys = readonly (readonly [string, GgufValue])[]
+
+function tokenTypeKeys({ tokenTypes }: ModelConfig): Keys {
+  return [
+    ['{arch}.attention.causal', { type: 'bool', value: false }],
+    ['tokenizer.ggml.token_type_count', u32(tokenTypes ?? 1)],
+  ]
+}
+
+function embeddingKeys(config: ModelConfig): Keys {
+  const { pooling } = config
+  return [
+    ...tokenTypeKeys(config),
+    ...(pooling === undefined ? [] : [['{arch}.pooling_type', u32(POOLING[pooling])] as const]),
+  ]
+}
 
 /** BERT: an encoder for embeddings, or with its pooler and classifier for ranking. */
 export const bert: GgufArchitecture = {
@@ -20,15 +38,24 @@ export const bert: GgufArchitecture = {
   },
   // heads that predict words, which the runtime has no place for
   omitted: [/^mlm\./, /^lm_head\./],
-  keys: ({ labels, pooling, tokenTypes }) => {
-    const keys: (readonly [string, GgufValue])[] = [
-      ['{arch}.attention.causal', { type: 'bool', value: false }],
-      ['tokenizer.ggml.token_type_count', u32(tokenTypes ?? 1)],
-    ]
-    if (labels !== undefined) {
-      keys.push(['{arch}.pooling_type', u32(RANK)])
-      keys.push(['{arch}.classifier.output_labels', { type: 'array', of: 'string', value: labels }])
-    } else if (pooling !== undefined) keys.push(['{arch}.pooling_type', u32(POOLING[pooling])])
-    return keys
+  keys: (config) =>
+    config.labels === undefined
+      ? embeddingKeys(config)
+      : [
+          ...tokenTypeKeys(config),
+          ['{arch}.pooling_type', u32(RANK)],
+          ['{arch}.classifier.output_labels', { type: 'array', of: 'string', value: config.labels }],
+        ],
+}
+
+/** DistilBERT: BERT for embeddings. The runtime's classifier has a tanh where this one has a ReLU, so it is left out. */
+export const distilbert: GgufArchitecture = {
+  ...bert,
+  names: {
+    'blocks.{i}.post_attn_norm': 'blk.{i}.attn_output_norm',
+    'blocks.{i}.post_mlp_norm': 'blk.{i}.layer_output_norm',
   },
+  omitted: [/^classifier/, /^mlm\./, /^lm_head\./],
+  keys: embeddingKeys,
+  refuses: ({ activation }) => (activation === 'relu' ? 'the activation "relu"' : null),
 }

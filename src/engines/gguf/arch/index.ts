@@ -1,5 +1,5 @@
 import { AppError } from '../../../core/errors.ts'
-import { bert } from './bert.ts'
+import { bert, distilbert } from './bert.ts'
 import type { GgufArchitecture } from './contract.ts'
 import { gemma2 } from './gemma2.ts'
 import { gpt2 } from './gpt2.ts'
@@ -20,10 +20,14 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
   ['phi3', phi3],
   ['gpt2', gpt2],
   ['bert', bert],
+  ['distilbert', distilbert],
   ['t5', t5],
   ['minicpm', minicpm],
   ['granite', granite],
 ])
+
+/** What BERT has and DistilBERT lacks. */
+const TOKEN_TYPES = 'token_types.weight'
 
 /** Throws `unsupported` for an architecture that GGUF output does not cover. */
 export function ggufArchitecture(id: string): GgufArchitecture {
@@ -36,10 +40,14 @@ export function ggufArchitecture(id: string): GgufArchitecture {
 
 /**
  * The id of our architecture for a `general.architecture`; null if none has that name. `experts` is the file's
- * `expert_count`: llama.cpp's llama with experts is Mixtral.
+ * `expert_count`: llama.cpp's llama with experts is Mixtral, and its bert without token types DistilBERT.
  */
-export function architectureIdOf(ggufName: string, experts: number | null = null): string | null {
+export function architectureIdOf(
+  ggufName: string,
+  { experts = null, has }: { readonly experts?: number | null; readonly has?: (tensor: string) => boolean } = {},
+): string | null {
   if (ggufName === mixtral.name && experts !== null && experts > 0) return 'mixtral'
+  if (ggufName === distilbert.name && has?.(TOKEN_TYPES) === false) return 'distilbert'
   for (const [id, { name }] of ARCHITECTURES) if (name === ggufName) return id
   return null
 }
