@@ -1,6 +1,7 @@
 import { createHash, type Hash } from 'node:crypto'
 import { Worker } from 'node:worker_threads'
-import type { Digest } from '../src/api/host.ts'
+import { crc32 } from 'node:zlib'
+import type { Crc32, Digest } from '../src/api/host.ts'
 import { AppError } from '../src/core/errors.ts'
 
 /** Up to so many bytes are hashed where they are: starting a thread takes as long as hashing tens of MiB. */
@@ -88,5 +89,20 @@ export class NodeDigest implements Digest {
   #fail(error: Error): void {
     this.#failure ??= new AppError('device', `SHA-256 cannot be computed: ${error.message}`, { cause: error })
     for (const waiting of this.#waiting.splice(0)) waiting.reject(this.#failure)
+  }
+}
+
+/** zlib's, at 4 GB/s: where the bytes are. */
+export class NodeCrc32 implements Crc32 {
+  #value = 0
+
+  update(bytes: Uint8Array): void {
+    this.#value = crc32(bytes, this.#value)
+  }
+
+  take(): number {
+    const value = this.#value
+    this.#value = 0
+    return value
   }
 }

@@ -7,7 +7,7 @@ import type { Place } from '../src/core/bytes.ts'
 import { AppError } from '../src/core/errors.ts'
 import type { Backend } from '../src/kernels/backend.ts'
 import { openPath, openPathOutput } from './bytes.ts'
-import { NodeDigest } from './digest.ts'
+import { NodeCrc32, NodeDigest } from './digest.ts'
 import { stateFolder, takeLock } from './state.ts'
 import { nodeSpawn, threadCount } from './threads.ts'
 
@@ -68,6 +68,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
       return openPathOutput(scratchPath(key), { prune: true })
     },
     digest: async () => new NodeDigest(),
+    crc32: async () => new NodeCrc32(),
     lock: takeLock,
     now: () => performance.now(),
   }

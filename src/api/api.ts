@@ -264,7 +264,7 @@ async function planSummary(host: Host, request: ConvertRequest): Promise<PlanSum
 }
 
 function plannedTensors(segment: Segment, path: string): readonly PlannedTensor[] {
-  if (segment.kind === 'bytes') return []
+  if (segment.kind === 'bytes' || segment.kind === 'seal') return []
   if (segment.kind === 'tensor') {
     const { name, recipe, size } = segment
     // a whole file that is carried over

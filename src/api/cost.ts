@@ -2,6 +2,7 @@ import { AppError } from '../core/errors.ts'
 import type { CostedPlan, Plan, PlannedFile } from '../core/plan.ts'
 import { segmentSize } from '../core/plan.ts'
 import { tensorBytes } from '../core/tensor.ts'
+import { checksumRanges } from './seals.ts'
 import { stageFiles } from './stages.ts'
 import { tilesOf, type Holder, type Tile } from './tiles.ts'
 
@@ -86,4 +87,5 @@ function checkLayout(file: PlannedFile): void {
     at += expected
   }
   if (at !== file.size) throw new AppError('internal', `${file.path} was laid out as ${at} of ${file.size} bytes`)
+  checksumRanges(file)
 }

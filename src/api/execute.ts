@@ -11,6 +11,7 @@ import type { Inputs } from './evaluate/node.ts'
 import type { Digest, Host } from './host.ts'
 import type { Journal } from './journal.ts'
 import { Pool } from './pool.ts'
+import { Seals } from './seals.ts'
 import { tilesOf, type Tile } from './tiles.ts'
 
 /** Output bytes between two checkpoints of a file: what a crash may cost at the most, beside the time below. */
@@ -42,7 +43,7 @@ export async function writeFile(
   output: OutputFolder,
   journal: Journal | null,
 ): Promise<WrittenFile & { readonly kept: number }> {
-  const { start, digest } = await takeUp(run, file, output, journal)
+  const { start, digest, seals } = await takeUp(run, file, output, journal)
   let sink: Sink | null = null
   let checkpoints: Checkpoints | null = null
   try {
@@ -52,7 +53,7 @@ export async function writeFile(
     if (start === 0 && output.resumable)
       await journal?.record({ path: file.path, size: file.size, watermark: 0, sha256: '' })
     checkpoints = new Checkpoints(run.host, journal, file, sink, start)
-    await writeTiles(run, file, sink, digest, start, checkpoints)
+    await writeTiles(run, file, sink, { digest, seals }, start, checkpoints)
     await checkpoints.settle()
     await sink.close()
     const sha256 = await digest.hex()
@@ -89,29 +90,39 @@ async function closeQuietly(sink: Sink): Promise<void> {
   }
 }
 
+/** What takes in a file's bytes in order. */
+interface Followers {
+  readonly digest: Digest
+  readonly seals: Seals
+}
+
 /**
- * Where to go on: the journal's watermark, if the bytes below it are still those that were written, with a digest that
- * has taken them in; else the beginning.
+ * Where to go on: the journal's watermark, if the bytes below it are still those that were written, with followers that
+ * have taken them in; else the beginning.
  */
 async function takeUp(
   run: Execution,
   file: PlannedFile,
   output: OutputFolder,
   journal: Journal | null,
-): Promise<{ start: number; digest: Digest }> {
+): Promise<Followers & { start: number }> {
+  const begin = async (): Promise<Followers> => ({
+    digest: await run.host.digest(),
+    seals: await Seals.of(file, run.host),
+  })
   const left = journal?.file(file.path) ?? null
-  if (left === null || left.watermark === 0 || !output.resumable) return { start: 0, digest: await run.host.digest() }
-  const digest = await run.host.digest()
-  const lost = await hashKept(file, left, output, digest, run.control.signal)
-  if (lost === null) return { start: left.watermark, digest }
-  digest.close()
+  if (left === null || left.watermark === 0 || !output.resumable) return { start: 0, ...(await begin()) }
+  const followers = await begin()
+  const lost = await hashKept(file, left, output, followers, run.control.signal)
+  if (lost === null) return { start: left.watermark, ...followers }
+  followers.digest.close()
   run.control.log({
     severity: 'warning',
     code: 'restarted',
     message: `${file.path} starts from its beginning: ${lost}.`,
     where: { file: file.path },
   })
-  return { start: 0, digest: await run.host.digest() }
+  return { start: 0, ...(await begin()) }
 }
 
 /** Hashes what an earlier run left; returns why it cannot be used, or null. */
@@ -119,7 +130,7 @@ async function hashKept(
   file: PlannedFile,
   left: Progressed,
   output: OutputFolder,
-  digest: Digest,
+  { digest, seals }: Followers,
   signal: AbortSignal,
 ): Promise<string | null> {
   const source = await output.open(file.path + PART_SUFFIX).catch(() => null)
@@ -130,6 +141,7 @@ async function hashKept(
     for (let at = 0; at < left.watermark; at += buffer.length) {
       const part = buffer.subarray(0, Math.min(buffer.length, left.watermark - at))
       await source.read(at, part, signal)
+      seals.update(part)
       await digest.update(part)
     }
     return (await digest.hex()) === left.sha256 ? null : 'what was written has changed'
@@ -142,7 +154,7 @@ async function writeTiles(
   run: Execution,
   file: PlannedFile,
   sink: Sink,
-  digest: Digest,
+  { digest, seals }: Followers,
   start: number,
   checkpoints: Checkpoints,
 ): Promise<void> {
@@ -199,6 +211,8 @@ async function writeTiles(
       control.report({ item: tile.tensor?.name ?? file.path })
       checkpoints.leave()
       const end = tile.offset + tile.size
+      seals.fill(result.bytes, tile.checksums)
+      seals.update(result.bytes)
       head.hashed = digest.update(result.bytes)
       // while a tile is hashed the next is written: what hashing throws is thrown when its turn comes
       head.hashed.catch(() => undefined)

@@ -10,6 +10,14 @@ export interface Digest {
   close(): void
 }
 
+/** A running CRC-32, as zip has it (polynomial 0xedb88320, reflected). */
+export interface Crc32 {
+  /** Bytes in order; the buffer may be reused at once. */
+  update(bytes: Uint8Array): void
+  /** That of all bytes since the last call, or since the first byte. */
+  take(): number
+}
+
 /** A named lock held while a job writes, so that two tabs or commands do not run the same one. */
 export interface Lock {
   release(): Promise<void>
@@ -30,6 +38,7 @@ export interface Host {
   /** A place of the host's own for stage products, removed after the job. */
   openScratch(key: string): Promise<OutputFolder>
   digest(): Promise<Digest>
+  crc32(): Promise<Crc32>
   /** Takes the lock of that name, or returns null if someone else holds it. */
   lock(name: string): Promise<Lock | null>
   /** Milliseconds, monotonic. */

@@ -1,5 +1,5 @@
 import { bytesOf, dtypeInfo, type DType } from '../core/dtype.ts'
-import type { PlannedFile, Segment } from '../core/plan.ts'
+import type { Checksum, PlannedFile, Segment } from '../core/plan.ts'
 import type { Recipe } from '../core/tensor.ts'
 import { compile, compileProducer } from './evaluate/compile.ts'
 import { castInto } from './evaluate/elementwise.ts'
@@ -26,6 +26,8 @@ export interface Tile {
   readonly resumable: boolean
   /** Bytes that it asks the holder for when it is computed alone; null if it only gives what others computed. */
   readonly alone: number | null
+  /** What is still to be put into its bytes when those before them are known. */
+  readonly checksums: readonly Checksum[]
   /** Computes the bytes; the result may lie in the slab. */
   compute(slab: Uint8Array, run: Omit<Run, 'stack'>): Promise<Uint8Array>
 }
@@ -54,6 +56,7 @@ const TILE_STEP = 256
 export function* tilesOf(file: PlannedFile, holder: Holder): Generator<Tile, void, void> {
   for (const segment of file.segments) {
     if (segment.kind === 'bytes') yield* literalTiles(segment)
+    else if (segment.kind === 'seal') yield sealTile(segment)
     else if (segment.kind === 'tensor') yield* tensorTiles(segment.name, segment.recipe, segment.offset)
     else yield* producerTiles(segment, holder)
   }
@@ -72,8 +75,30 @@ function* literalTiles(segment: Segment & { kind: 'bytes' }): Generator<Tile, vo
       tensor: null,
       resumable: true,
       alone: 0,
+      checksums: [],
       compute: async () => bytes,
     }
+  }
+}
+
+/** Whole, since its checksums lie anywhere in it: a zip's directory has some 100 bytes for each tensor. */
+function sealTile({ offset, bytes, checksums }: Segment & { kind: 'seal' }): Tile {
+  return {
+    offset,
+    size: bytes.length,
+    slab: stackBytes(bytes.length),
+    takes: 0,
+    gives: 0,
+    reads: 0,
+    tensor: null,
+    resumable: true,
+    alone: 0,
+    checksums,
+    async compute(slab) {
+      const into = new Stack(slab).take(bytes.length)
+      into.set(bytes)
+      return into
+    },
   }
 }
 
@@ -95,6 +120,7 @@ export function* tensorTiles(name: string, recipe: Recipe, offset: number): Gene
       tensor: { name, recipe },
       resumable: true,
       alone: 0,
+      checksums: [],
       async compute(slab, run) {
         const stack = new Stack(slab)
         const into = stack.take(size)
@@ -180,6 +206,7 @@ function* producerTiles(segment: Segment & { kind: 'outputs' }, holder: Holder):
       tensor: { name: first.name, recipe: segment.producer.of },
       resumable: false,
       alone: heldBytes,
+      checksums: [],
       async compute(slab, run) {
         const stack = new Stack(slab)
         const into = new Map<string, Uint8Array>()
@@ -208,6 +235,7 @@ function* producerTiles(segment: Segment & { kind: 'outputs' }, holder: Holder):
       tensor: { name: output.name, recipe: segment.producer.of },
       resumable: last,
       alone: null,
+      checksums: [],
       compute: async () => heldPart(output.field, 0, output.bytes),
     }
     offset += output.bytes

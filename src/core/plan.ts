@@ -65,8 +65,25 @@ export type Segment =
       readonly producer: Producer
       readonly outputs: readonly { readonly name: string; readonly field: string }[]
     }
+  /** Bytes known now but for checksums of what stands before them: a zip's directory. */
+  | {
+      readonly kind: 'seal'
+      readonly offset: number
+      readonly bytes: Uint8Array
+      readonly checksums: readonly Checksum[]
+    }
+
+/**
+ * A CRC-32 (zip's), as 4 bytes little-endian at `at` of a seal's bytes, of `size` bytes of the file from `start`, all
+ * before the seal. The ranges of a file are the same or do not overlap.
+ */
+export interface Checksum {
+  readonly at: number
+  readonly start: number
+  readonly size: number
+}
 
 /** Bytes of a segment. */
 export function segmentSize(segment: Segment): number {
-  return segment.kind === 'bytes' ? segment.bytes.length : segment.size
+  return segment.kind === 'bytes' || segment.kind === 'seal' ? segment.bytes.length : segment.size
 }

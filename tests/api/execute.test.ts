@@ -1,3 +1,4 @@
+import { crc32 } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { Control } from '../../src/api/control.ts'
 import { costPlan, windowFor, type Window } from '../../src/api/cost.ts'
@@ -6,7 +7,7 @@ import { Journal } from '../../src/api/journal.ts'
 import { kernels } from '../../src/api/kernels.ts'
 import { Pool } from '../../src/api/pool.ts'
 import { JobInputs } from '../../src/api/sources.ts'
-import type { Plan, PlannedFile, Segment } from '../../src/core/plan.ts'
+import { segmentSize, type Plan, type PlannedFile, type Segment } from '../../src/core/plan.ts'
 import * as t from '../../src/core/tensor.ts'
 import type { Recipe } from '../../src/core/tensor.ts'
 import { memoryFolder, MemoryOutput } from '../contracts/memory.ts'
@@ -33,7 +34,7 @@ function tensorSegments(recipes: readonly (readonly [string, Recipe])[]): Segmen
 
 function planOf(segments: readonly Segment[]): Plan {
   const last = segments.at(-1)!
-  const size = last.offset + (last.kind === 'bytes' ? last.bytes.length : last.size)
+  const size = last.offset + segmentSize(last)
   const file: PlannedFile = { path: 'out.bin', size, segments }
   return { target: 'test', stages: [], files: [file], findings: [], readBytes: 0, writeBytes: size }
 }
@@ -294,5 +295,88 @@ describe('resume', () => {
     expect(events).toContainEqual(
       expect.objectContaining({ type: 'log', finding: expect.objectContaining({ code: 'restarted' }) }),
     )
+  })
+})
+
+describe('seals', () => {
+  /** Two tensors, each followed by its checksum, and both checksums at the end, as in a zip. */
+  function sealedPlan(): Plan {
+    const made = t.generate({ dtype: 'f32', shape: [20 * MIB] }, { kind: 'constant', value: 1 })
+    const copied = bf16(12 * MIB, 1, 0)
+    const first = { start: 5, size: t.tensorBytes(made) }
+    const second = { start: 5 + first.size + 6, size: t.tensorBytes(copied) }
+    const end = second.start + second.size
+    const seal = (offset: number, bytes: number, checksums: (Segment & { kind: 'seal' })['checksums']): Segment => {
+      return { kind: 'seal', offset, bytes: new Uint8Array(bytes).fill(7), checksums }
+    }
+    return planOf([
+      { kind: 'bytes', offset: 0, bytes: new Uint8Array(5) },
+      { kind: 'tensor', offset: 5, size: first.size, name: 'made', recipe: made },
+      seal(5 + first.size, 6, [{ at: 1, ...first }]),
+      { kind: 'tensor', offset: second.start, size: second.size, name: 'copied', recipe: copied },
+      seal(end, 11, [
+        { at: 0, ...second },
+        { at: 6, ...first },
+      ]),
+    ])
+  }
+
+  function expectSealed(file: Uint8Array): void {
+    const made = 80 * MIB
+    const view = new DataView(file.buffer, file.byteOffset, file.length)
+    const crcs = [crc32(file.subarray(5, 5 + made)), crc32(file.subarray(11 + made, 11 + made + weights.length))]
+    const end = 11 + made + weights.length
+    expect([6 + made, end + 6, end].map((at) => view.getUint32(at, true))).toEqual([crcs[0], crcs[0], crcs[1]])
+    // what is no checksum is as it was
+    expect([5 + made, 10 + made, end + 4, end + 5, end + 10].map((at) => file[at])).toEqual([7, 7, 7, 7, 7])
+    expect(file.length).toBe(end + 11)
+  }
+
+  test('hold the checksums of what was written before them', async () => {
+    const hashes = new Set<string>()
+    for (const threads of [1, 6]) {
+      const one = setup(sealedPlan(), { threads })
+      costPlan(one.plan, one.window)
+      hashes.add(await write(one))
+      expectSealed(one.output.files.get('out.bin')!)
+      expect(one.pool.inUse).toBe(0)
+    }
+    expect(hashes.size).toBe(1)
+  })
+
+  test('hold those of a job that was taken up again, in the midst of a tensor too', { timeout: 60_000 }, async () => {
+    for (const count of [20, 27]) {
+      const output = new MemoryOutput({ faults: [{ at: 'write', count, error: 'crash', half: true }] })
+      const first = setup(sealedPlan(), { output })
+      const begun = Journal.begin(output, 'abcdef0123456789', 'test', [])
+      await expect(writeFile(first.run, first.plan.files[0]!, output, begun)).rejects.toThrow()
+      output.faults = []
+      output.restart('none')
+      const journal = (await Journal.find(output, 'abcdef0123456789'))!
+      const second = setup(sealedPlan(), { output })
+      const { kept } = await writeFile(second.run, second.plan.files[0]!, output, journal)
+      expect(kept).toBeGreaterThan(0)
+      await output.publish(['out.bin'], false)
+      expectSealed(output.files.get('out.bin')!)
+    }
+  })
+
+  test.each([
+    ['of bytes behind it', [{ at: 0, start: 0, size: 9 }]],
+    ['of nothing', [{ at: 0, start: 0, size: 0 }]],
+    ['outside of it', [{ at: 2, start: 0, size: 8 }]],
+    [
+      'of ranges that overlap',
+      [
+        { at: 0, start: 0, size: 8 },
+        { at: 0, start: 4, size: 4 },
+      ],
+    ],
+  ])('a checksum %s is refused before anything is written', (_, checksums) => {
+    const segments: Segment[] = [
+      { kind: 'bytes', offset: 0, bytes: new Uint8Array(8) },
+      { kind: 'seal', offset: 8, bytes: new Uint8Array(5), checksums },
+    ]
+    expect(() => costPlan(planOf(segments), windowFor(1, MIB))).toThrow(expect.objectContaining({ code: 'internal' }))
   })
 })

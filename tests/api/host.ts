@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { NodeCrc32 } from '../../companion/digest.ts'
 import type { Digest, Host } from '../../src/api/host.ts'
 import type { Folder, OutputFolder, Place } from '../../src/core/bytes.ts'
 import type { Backend } from '../../src/kernels/backend.ts'
@@ -25,6 +26,7 @@ export function testHost(options: TestHostOptions): Host {
     openOutput: async () => options.output,
     openScratch: async () => scratch,
     digest: async () => testDigest(),
+    crc32: async () => new NodeCrc32(),
     async lock(name) {
       if (locks.has(name)) return null
       locks.add(name)

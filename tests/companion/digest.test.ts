@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { expect, test } from 'vitest'
-import { NodeDigest } from '../../companion/digest.ts'
+import { NodeCrc32, NodeDigest } from '../../companion/digest.ts'
 
 const sha256 = (...parts: readonly Uint8Array[]): string => {
   const hash = createHash('sha256')
@@ -52,4 +52,18 @@ test('what is due when it is closed fails, and nothing hangs', async () => {
   digest.close()
   expect(await due).toMatchObject({ code: 'device' })
   await expect(digest.update(bytes(2 << 20))).rejects.toMatchObject({ code: 'device' })
+})
+
+test('CRC-32, plain and shared, of the bytes since it was last asked', () => {
+  const crc = new NodeCrc32()
+  const text = new TextEncoder().encode('123456789')
+  const shared = new Uint8Array(new SharedArrayBuffer(text.length))
+  shared.set(text)
+  expect(crc.take()).toBe(0)
+  for (let turn = 0; turn < 2; turn++) {
+    crc.update(shared.subarray(0, 4))
+    crc.update(text.subarray(4))
+    // the check value of the catalogue of CRC algorithms
+    expect(crc.take()).toBe(0xcbf4_3926)
+  }
 })

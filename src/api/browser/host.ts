@@ -5,6 +5,7 @@ import type { Host, Lock } from '../host.ts'
 import { openFiles } from './bytes-file.ts'
 import { openPickedOutput } from './bytes-handle.ts'
 import { openOpfs } from './bytes-opfs.ts'
+import { createCrc32 } from './crc32.ts'
 import { WorkerDigest } from './digest.ts'
 import { openPicked } from './handles.ts'
 import { openSample } from './sample.ts'
@@ -63,6 +64,7 @@ export function createBrowserHost(options: BrowserHostOptions = {}): Host {
     },
     openScratch: (key) => openOpfs(`${STAGES}/${key}`, { prune: true }),
     digest: async () => new WorkerDigest(),
+    crc32: createCrc32,
     lock: takeLock,
     now: () => performance.now(),
   }

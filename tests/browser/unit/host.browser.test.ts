@@ -28,6 +28,20 @@ describe('the digest', () => {
     await expect(digest.hex()).rejects.toMatchObject({ code: 'device' })
   })
 
+  test('beside it CRC-32, of the bytes since it was last asked', async () => {
+    const crc = await createBrowserHost().crc32()
+    const text = new TextEncoder().encode('123456789')
+    const shared = new Uint8Array(new SharedArrayBuffer(text.length))
+    shared.set(text)
+    expect(crc.take()).toBe(0)
+    for (let turn = 0; turn < 2; turn++) {
+      crc.update(shared.subarray(0, 4))
+      crc.update(text.subarray(4))
+      // the check value of the catalogue of CRC algorithms
+      expect(crc.take()).toBe(0xcbf4_3926)
+    }
+  })
+
   test('keeps the order of calls that do not wait, and lags by no more than its buffers', async () => {
     const digest = await createBrowserHost().digest()
     const bytes = pattern(20_000_000)

@@ -34,7 +34,7 @@ function torchFile(args: Record<string, number | boolean | string>, model: Tree,
   const { size, segments } = writer.plan('x.pt', 'x', root)
   const bytes = new Uint8Array(size)
   for (const segment of segments) {
-    if (segment.kind === 'bytes') bytes.set(segment.bytes, segment.offset)
+    if (segment.kind === 'bytes' || segment.kind === 'seal') bytes.set(segment.bytes, segment.offset)
     else if (segment.kind === 'tensor' && segment.recipe.op === 'literal')
       bytes.set(segment.recipe.bytes, segment.offset)
   }
