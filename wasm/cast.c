@@ -101,3 +101,9 @@ int first_to_blame(const float *x, int n) {
   }
   return worst;
 }
+
+int first_not_finite(const float *x, int n) {
+  for (int i = 0; i < n; i++)
+    if (!is_finite(x[i])) return i;
+  return -1;
+}

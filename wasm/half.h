@@ -44,3 +44,5 @@ INLINE int f16_finite(uint16_t h) { return (h & 0x7c00) != 0x7c00; }
 INLINE h8 low_halves(u4 a, u4 b) { return narrow_u16(a & 0xffffu, b & 0xffffu); }
 INLINE u4 widen_low(h8 h) { return __builtin_convertvector(__builtin_shufflevector(h, h, 0, 1, 2, 3), u4); }
 INLINE u4 widen_high(h8 h) { return __builtin_convertvector(__builtin_shufflevector(h, h, 4, 5, 6, 7), u4); }
+INLINE h8 widen_low_u8(c16 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), h8); }
+INLINE h8 widen_high_u8(c16 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15), h8); }

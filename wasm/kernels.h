@@ -68,3 +68,5 @@ int dequantize(enum type from, const uint8_t *in, float *out, int n);
 
 /* Of the n values: the first NaN or Inf, else the first of greatest magnitude (its scale overflowed). */
 int first_to_blame(const float *x, int n);
+/* The first of n values that is NaN or Inf, or -1. */
+int first_not_finite(const float *x, int n);

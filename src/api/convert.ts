@@ -75,7 +75,7 @@ async function run(
   const used = new Set<Backend>()
   const scratch = plan.stages.length === 0 ? null : await host.openScratch(`job-${key}`)
   const inputs = new JobInputs(source.folder, source.checkpoint.sources, scratch)
-  const execution: Execution = { host, control, window, pool, inputs, kernel: kernels(backends, used) }
+  const execution: Execution = { host, control, window, pool, inputs, kernels: kernels(backends, used) }
   const files: WrittenFile[] = []
   let keptBytes = 0
   try {

@@ -3,13 +3,13 @@ import { AppError } from '../core/errors.ts'
 import type { WrittenFile } from '../core/job.ts'
 import type { PlannedFile } from '../core/plan.ts'
 import { readsOf } from '../core/tensor.ts'
-import type { Kernel, KernelOp } from '../kernels/backend.ts'
 import type { Control } from './control.ts'
 import type { Window } from './cost.ts'
 import { BadElement } from './evaluate/elementwise.ts'
 import type { Inputs } from './evaluate/node.ts'
 import type { Digest, Host } from './host.ts'
 import type { Journal } from './journal.ts'
+import type { Kernels } from './kernels.ts'
 import { Pool } from './pool.ts'
 import { Seals } from './seals.ts'
 import { tilesOf, type Tile } from './tiles.ts'
@@ -24,7 +24,7 @@ export interface Execution {
   readonly window: Window
   readonly pool: Pool
   readonly inputs: Inputs
-  kernel(op: KernelOp): Kernel
+  readonly kernels: Kernels
 }
 
 /** A file as it was left by an earlier run. */
@@ -175,7 +175,7 @@ async function writeTiles(
   const forward = (): void => stop.abort(control.signal.reason)
   control.signal.addEventListener('abort', forward, { once: true })
   if (control.signal.aborted) forward()
-  const context = { inputs: run.inputs, kernel: (op: KernelOp) => run.kernel(op), signal: stop.signal }
+  const context = { ...run.kernels, inputs: run.inputs, signal: stop.signal }
   control.report({ bytesDone: base + start })
   const retire = async (): Promise<void> => {
     if (written === null) return

@@ -1,17 +1,38 @@
-import type { Backend, Kernel, KernelOp } from '../kernels/backend.ts'
+import type { Backend, Kernel, KernelOp, SchemeKernel, SchemeOp } from '../kernels/backend.ts'
 import { chooseBackend } from '../kernels/dispatch.ts'
 
+/** What computes: prepares the kernel of an op, or gives the one that it prepared before. */
+export interface Kernels {
+  kernel(op: KernelOp): Kernel
+  scheme(op: SchemeOp): SchemeKernel
+}
+
 /** Gives each op its best backend, prepared once; notes in `used` which ones did work. */
-export function kernels(backends: readonly Backend[], used?: Set<Backend>): (op: KernelOp) => Kernel {
-  const prepared = new Map<string, Kernel>()
-  return (op) => {
-    const key = `${op.kind} ${op.from} ${op.to} ${op.weighted === true}`
-    const known = prepared.get(key)
-    if (known !== undefined) return known
-    const { backend } = chooseBackend(backends, op)
-    used?.add(backend)
-    const kernel = backend.prepare(op)
-    prepared.set(key, kernel)
-    return kernel
+export function kernels(backends: readonly Backend[], used?: Set<Backend>): Kernels {
+  function prepareOnce<O extends KernelOp | SchemeOp, K>(
+    keyOf: (op: O) => string,
+    prepare: (backend: Backend, op: O) => K,
+  ): (op: O) => K {
+    const prepared = new Map<string, K>()
+    return (op) => {
+      const key = keyOf(op)
+      const known = prepared.get(key)
+      if (known !== undefined) return known
+      const { backend } = chooseBackend(backends, op)
+      used?.add(backend)
+      const kernel = prepare(backend, op)
+      prepared.set(key, kernel)
+      return kernel
+    }
+  }
+  return {
+    kernel: prepareOnce(
+      ({ from, to, weighted }) => `${from} ${to} ${weighted === true}`,
+      (backend, op) => backend.prepare(op),
+    ),
+    scheme: prepareOnce(
+      (op) => JSON.stringify(op),
+      (backend, op) => backend.prepareScheme(op),
+    ),
   }
 }

@@ -18,9 +18,8 @@ export async function measure(
 ): Promise<Evidence> {
   const evidence = new Map<string, boolean | number>()
   if (needed.length === 0) return evidence
-  const kernel = kernels(await host.backends())
   const inputs = new JobInputs(source.folder, source.checkpoint.sources, null)
-  const context = { inputs, kernel, signal }
+  const context = { ...kernels(await host.backends()), inputs, signal }
   try {
     for (const one of needed) {
       switch (one.kind) {

@@ -77,10 +77,10 @@ function sampleTiles(file: PlannedFile, window: Window): readonly Tile[] {
 }
 
 async function recompute(execution: Execution, tile: Tile): Promise<Uint8Array> {
-  const { pool, inputs, kernel, control } = execution
+  const { pool, inputs, kernels, control } = execution
   const slab = pool.take(tile.slab)
   try {
-    const bytes = await tile.compute(slab, { inputs, kernel, signal: control.signal })
+    const bytes = await tile.compute(slab, { ...kernels, inputs, signal: control.signal })
     return Uint8Array.from(bytes)
   } finally {
     pool.give(slab)

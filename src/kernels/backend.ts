@@ -1,4 +1,5 @@
 import type { DType } from '../core/dtype.ts'
+import type { GroupScheme, Scheme } from '../core/tensor.ts'
 
 /**
  * What a kernel does, as data. Every op maps a run of elements to a run of the same number of elements; what moves
@@ -10,6 +11,14 @@ export type KernelOp =
    * an importance for each column, which each run is given.
    */
   { readonly kind: 'cast'; readonly from: DType; readonly to: DType; readonly weighted?: boolean }
+
+/**
+ * Values to or from a quantisation whose parts are tensors of their own: `from` is the type of the values, which come
+ * back as f32.
+ */
+export type SchemeOp =
+  | { readonly kind: 'quantize'; readonly from: DType; readonly scheme: GroupScheme }
+  | { readonly kind: 'dequantize'; readonly scheme: Scheme }
 
 /** How much each column of a matrix counts (one tensor's entry in an importance matrix): finite, not negative. */
 export interface Importance {
@@ -45,6 +54,20 @@ export interface Kernel {
   ): Promise<KernelResult>
 }
 
+/** The parts of a scheme by name, as `schemeFields` lists them for f32 scales. */
+export type Parts = Readonly<Record<string, Uint8Array>>
+
+/** A prepared {@link SchemeOp}, as {@link Kernel} otherwise. */
+export interface SchemeKernel {
+  readonly op: SchemeOp
+  /**
+   * Codes `rows` rows of `columns` values, or decodes them. Of a group scheme a row is a group; of a matrix scheme rows
+   * begin and end where words of its parts do. `bad` is the index of the first value that is NaN or Inf. Throws AppError
+   * `bad-tensor` for parts that contradict themselves.
+   */
+  run(parts: Parts, values: Uint8Array, rows: number, columns: number, signal?: AbortSignal): Promise<KernelResult>
+}
+
 /** Memory that kernels read and write without a copy. Buffers are 64-byte aligned. */
 export interface Arena {
   /** A buffer of exactly `bytes` bytes with undefined content. Throws AppError `memory` when the arena is exhausted. */
@@ -63,10 +86,12 @@ export interface Backend {
   readonly threads: number
   readonly arena: Arena
   /** Whether its bytes equal the reference's for this op. */
-  exact(op: KernelOp): boolean
+  exact(op: KernelOp | SchemeOp): boolean
   /** Elements per second of one thread, roughly; 0 if it cannot do the op. The dispatcher's only criterion. */
-  speed(op: KernelOp): number
+  speed(op: KernelOp | SchemeOp): number
   /** Throws AppError `unsupported` if it cannot do the op. */
   prepare(op: KernelOp): Kernel
+  /** The same. */
+  prepareScheme(op: SchemeOp): SchemeKernel
   close(): Promise<void>
 }

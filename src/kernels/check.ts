@@ -1,10 +1,18 @@
-import { bytesOf, DTYPES } from '../core/dtype.ts'
+import { bytesOf, DTYPES, type DType } from '../core/dtype.ts'
 import { AppError } from '../core/errors.ts'
-import type { Importance, KernelOp } from './backend.ts'
+import { schemeFields, tensorBytes, type Scheme } from '../core/tensor.ts'
+import type { Importance, KernelOp, Parts, SchemeOp } from './backend.ts'
+import { groupOf } from './reference/group-index.ts'
 
-/** An op for people: "f16 -> q4_k". */
-export function describeOp(op: KernelOp): string {
+/** An op for people: "f16 -> q4_k", "bf16 -> affine, 4 bits, group 64". */
+export function describeOp(op: KernelOp | SchemeOp): string {
+  if (op.kind === 'quantize') return `${op.from} -> ${describeScheme(op.scheme)}`
+  if (op.kind === 'dequantize') return `${describeScheme(op.scheme)} -> f32`
   return `${op.from} -> ${op.to}${op.weighted === true ? ' by importance' : ''}`
+}
+
+function describeScheme({ kind, ...rest }: Scheme): string {
+  return [kind, ...Object.entries(rest).map(([name, value]) => `${name} ${value}`)].join(', ')
 }
 
 /** Throws AppError `internal` unless the elements are whole blocks of both types and the buffers hold them. */
@@ -42,4 +50,27 @@ export function checkImportance(op: KernelOp, elements: number, importance: Impo
 /** The most elements up to `limit` that are whole rows; one row at least. */
 export function sliceOfRows(limit: number, columns: number): number {
   return Math.max(1, Math.floor(limit / columns)) * columns
+}
+
+/** The type of the values of an op. */
+export function valuesType(op: SchemeOp): DType {
+  return op.kind === 'quantize' ? op.from : 'f32'
+}
+
+/** Throws AppError `internal` unless all parts of a scheme and its values are there whole; `bad-tensor` for false groups. */
+export function checkParts(op: SchemeOp, parts: Parts, values: Uint8Array, rows: number, columns: number): void {
+  const { scheme } = op
+  for (const [name, info] of Object.entries(schemeFields(scheme, [rows, columns], 'f32'))) {
+    requireBytes(op, name, parts[name], tensorBytes(info))
+  }
+  requireBytes(op, 'values', values, bytesOf(valuesType(op), rows * columns))
+  if ((scheme.kind !== 'gptq' && scheme.kind !== 'packed') || !scheme.actOrder || parts['groups'] === undefined) return
+  const groups = new Int32Array(parts['groups'].buffer, parts['groups'].byteOffset, columns)
+  const count = Math.ceil(columns / scheme.group)
+  for (let column = 0; column < columns; column++) groupOf(groups, column, scheme.group, count)
+}
+
+function requireBytes(op: SchemeOp, name: string, buffer: Uint8Array | undefined, bytes: number): void {
+  if (buffer?.byteLength === bytes) return
+  throw new AppError('internal', `${describeOp(op)}: ${name} of ${buffer?.byteLength ?? 0} bytes instead of ${bytes}.`)
 }

@@ -75,7 +75,7 @@ function setup(plan: Plan, options: { threads?: number; budget?: number; output?
   const pool = new Pool(backend.arena)
   const inputs = new JobInputs(input, [{ path: 'weights', size: weights.length, modified: 0 }], null)
   return {
-    run: { host, control, window, pool, inputs, kernel: kernels([backend]) },
+    run: { host, control, window, pool, inputs, kernels: kernels([backend]) },
     output,
     plan,
     window,

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { dequantize, read, schemeFields, slice, tensorBytes, type Recipe, type Scheme } from '../../src/core/tensor.ts'
+import { kernels } from '../../src/api/kernels.ts'
 import { tensorTiles } from '../../src/api/tiles.ts'
 import { createReferenceBackend } from '../../src/kernels/reference/index.ts'
 import { ArrayInputs, evaluate } from './run.ts'
@@ -35,7 +36,7 @@ async function run(
   recipe: Recipe,
   files: Map<string, Uint8Array>,
 ): Promise<{ values: Float32Array; read: Map<string, number>; slab: number; planned: number; small: number }> {
-  const backend = createReferenceBackend()
+  const computing = kernels([createReferenceBackend()])
   const read = new Map<string, number>()
   const values = new Float32Array(tensorBytes({ dtype: 'f32', shape: recipe.shape }) / 4)
   const out = new Uint8Array(values.buffer)
@@ -51,8 +52,7 @@ async function run(
   for (const tile of tensorTiles('w', recipe, 0)) {
     slab = Math.max(slab, tile.slab)
     planned += tile.reads
-    const kernel = (op: Parameters<typeof backend.prepare>[0]) => backend.prepare(op)
-    out.set(await tile.compute(new Uint8Array(tile.slab), { inputs, kernel, signal: undefined }), tile.offset)
+    out.set(await tile.compute(new Uint8Array(tile.slab), { ...computing, inputs, signal: undefined }), tile.offset)
   }
   return { values, read, slab, planned, small }
 }

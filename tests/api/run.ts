@@ -6,7 +6,7 @@ import { bytesOf, elementCount } from '../../src/core/dtype.ts'
 import type { Recipe } from '../../src/core/tensor.ts'
 import { createReferenceBackend } from '../../src/kernels/reference/index.ts'
 
-const kernel = kernels([createReferenceBackend()])
+const computing = kernels([createReferenceBackend()])
 
 /** Inputs over byte arrays, counting what is read. */
 export class ArrayInputs implements Inputs {
@@ -43,7 +43,7 @@ export async function evaluate(
   const stack = new Stack(new Uint8Array(scratch))
   const buffer = new Uint8Array(stackBytes(bytesOf(recipe.dtype, count)))
   const into = buffer.subarray(0, bytesOf(recipe.dtype, count))
-  const run: Run = { inputs, kernel, signal: undefined, stack }
+  const run: Run = { ...computing, inputs, signal: undefined, stack }
   await evaluator.fill(start, count, into, run)
   return { bytes: into, scratch, used: stack.highWater, reads: evaluator.reads(start, count) }
 }

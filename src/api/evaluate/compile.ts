@@ -1,3 +1,4 @@
+import type { DType } from '../../core/dtype.ts'
 import { AppError, unreachable } from '../../core/errors.ts'
 import { cast, isGroupScheme, type Producer, type Recipe } from '../../core/tensor.ts'
 import { affineEvaluator, castEvaluator, reduceEvaluator, reshapeEvaluator } from './elementwise.ts'
@@ -62,7 +63,11 @@ export function compile(recipe: Recipe, depth = 0): Evaluator {
   }
 }
 
+/** Types that kernels quantise as they are; others pass through f32. */
+const QUANTISED: ReadonlySet<DType> = new Set<DType>(['f32', 'f16', 'bf16'])
+
 /** Makes a producer ready to run. */
 export function compileProducer(producer: Producer, depth = 0): ProducerEvaluator {
-  return producerEvaluator(producer, compile(cast(producer.of, 'f32'), depth + 1))
+  const { of } = producer
+  return producerEvaluator(producer, compile(QUANTISED.has(of.dtype) ? of : cast(of, 'f32'), depth + 1))
 }

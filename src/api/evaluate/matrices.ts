@@ -7,13 +7,13 @@ import { bytesOf, dtypeInfo, elementCount } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { MatrixScheme } from '../../core/matrix-scheme.ts'
 import { slice, type Recipe } from '../../core/tensor.ts'
-import { matrixCodecOf, type MatrixField } from './matrix-codecs.ts'
+import { matrixLayoutOf, type MatrixField } from './matrix-layout.ts'
+import { BadElement } from './elementwise.ts'
 import { elementRange, PANEL_BYTES, sequenceBytes, stackBytes, type Evaluator, type Run } from './node.ts'
-import { requireFinite } from './schemes.ts'
 
 /** Values of a strip: 24 MiB of f32. Wider strips read in longer runs. */
 const STRIP_ELEMENTS = 6 << 20
-/** Strips end on multiples of this many rows, where they are so wide: of every codec's step. */
+/** Strips end on multiples of this many rows, where they are so wide: of every scheme's step. */
 const STRIP_ROWS = 32
 /**
  * A strip reads all of a part that lies across, gaps included, while that is no more than its values take: 8 times for
@@ -36,10 +36,10 @@ export function matrixEvaluator(
   partOf: (part: Recipe, field: MatrixField) => Evaluator,
 ): Evaluator {
   const [allRows = 0, columns = 0] = recipe.shape
-  const codec = matrixCodecOf(scheme, allRows)
-  const across = codec.fields.some(({ axis }) => axis === 1)
+  const layout = matrixLayoutOf(scheme, allRows)
+  const across = layout.fields.some(({ axis }) => axis === 1)
   const fitting = Math.floor(STRIP_ELEMENTS / Math.max(1, columns))
-  const grain = fitting >= STRIP_ROWS && STRIP_ROWS % codec.step === 0 ? STRIP_ROWS : codec.step
+  const grain = fitting >= STRIP_ROWS && STRIP_ROWS % layout.step === 0 ? STRIP_ROWS : layout.step
   const stripRows = Math.max(grain, Math.floor(fitting / grain) * grain)
 
   function load(field: MatrixField, first: number, rows: number): Loaded {
@@ -47,9 +47,9 @@ export function matrixEvaluator(
     if (whole === undefined) throw new AppError('internal', `a quantisation without its ${field.name}`)
     const { axis, perStep } = field
     if (axis === null) return loaded(partOf(whole, field), field)
-    const start = (first / codec.step) * perStep
+    const start = (first / layout.step) * perStep
     const size = whole.shape[axis] ?? 0
-    const count = Math.min(size - start, Math.ceil(rows / codec.step) * perStep)
+    const count = Math.min(size - start, Math.ceil(rows / layout.step) * perStep)
     const stored = elementCount(whole.shape) * dtypeInfo(whole.dtype).bytes
     const isPanel =
       axis === 1 && count < size && stored <= READ_PER_VALUE * Math.max(rows, Math.min(stripRows, allRows)) * columns
@@ -62,9 +62,9 @@ export function matrixEvaluator(
     const end = start + count
     for (let at = start; at < end;) {
       const row = Math.floor(at / columns)
-      const first = Math.floor(row / codec.step) * codec.step
+      const first = Math.floor(row / layout.step) * layout.step
       const stripEnd = (Math.floor(row / stripRows) + 1) * stripRows
-      const wanted = Math.ceil(Math.ceil(end / columns) / codec.step) * codec.step
+      const wanted = Math.ceil(Math.ceil(end / columns) / layout.step) * layout.step
       const last = Math.min(allRows, stripEnd, wanted)
       const to = Math.min(end, last * columns)
       yield { first, rows: last - first, from: at, to }
@@ -77,11 +77,11 @@ export function matrixEvaluator(
   return {
     info: recipe,
     elements: elementCount(recipe.shape),
-    quantum: (across ? Math.min(stripRows, Math.max(1, allRows)) : codec.step) * Math.max(1, columns),
+    quantum: (across ? Math.min(stripRows, Math.max(1, allRows)) : layout.step) * Math.max(1, columns),
     scratch(start, count) {
       let most = 0
       for (const strip of strips(start, count)) {
-        const parts = codec.fields.map((field) => load(field, strip.first, strip.rows))
+        const parts = layout.fields.map((field) => load(field, strip.first, strip.rows))
         const spill = isWhole(strip) ? 0 : stackBytes(strip.rows * columns * 4)
         const steps = parts.map(({ bytes, scratch }) => ({ kept: stackBytes(bytes), scratch }))
         most = Math.max(most, sequenceBytes([{ kept: spill, scratch: 0 }, ...steps]))
@@ -91,7 +91,7 @@ export function matrixEvaluator(
     reads(start, count) {
       let sum = 0
       for (const { first, rows } of strips(start, count)) {
-        for (const field of codec.fields) sum += load(field, first, rows).reads
+        for (const field of layout.fields) sum += load(field, first, rows).reads
       }
       return sum
     },
@@ -101,16 +101,15 @@ export function matrixEvaluator(
           const { first, rows, from, to } = strip
           const target = elementRange(recipe, into, from - start, to - from)
           const output = isWhole(strip) ? target : run.stack.take(rows * columns * 4)
-          const parts: Uint8Array[] = []
-          for (const field of codec.fields) {
+          const parts: Record<string, Uint8Array> = {}
+          for (const field of layout.fields) {
             const part = load(field, first, rows)
             const buffer = run.stack.take(part.bytes)
             await run.stack.scope(() => part.fill(buffer, run))
-            parts.push(buffer)
+            parts[field.name] = buffer
           }
-          const values = new Float32Array(output.buffer, output.byteOffset, rows * columns)
-          codec.dequantize(parts, rows, columns, values)
-          requireFinite(values, first * columns)
+          const { bad } = await run.scheme({ kind: 'dequantize', scheme }).run(parts, output, rows, columns, run.signal)
+          if (bad !== null) throw new BadElement(first * columns + bad, 'f32', 'f32')
           if (output !== target) target.set(elementRange(recipe, output, from - first * columns, to - from))
         })
       }

@@ -1,6 +1,6 @@
 import { bytesOf, dtypeInfo } from '../../core/dtype.ts'
 import type { TensorInfo } from '../../core/tensor.ts'
-import type { Kernel, KernelOp } from '../../kernels/backend.ts'
+import type { Kernels } from '../kernels.ts'
 
 /**
  * A recipe made ready to run. Ranges count elements in row-major order; for a block type they start and end on block
@@ -21,10 +21,9 @@ export interface Evaluator {
 }
 
 /** What an evaluation is given: where bytes come from, what computes, and its own stack. */
-export interface Run {
+export interface Run extends Kernels {
   readonly inputs: Inputs
   readonly stack: Stack
-  kernel(op: KernelOp): Kernel
   readonly signal: AbortSignal | undefined
 }
 

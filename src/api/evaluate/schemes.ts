@@ -1,7 +1,7 @@
 import { bytesOf, elementCount } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
-import type { GroupScheme, Producer, Recipe, TensorInfo } from '../../core/tensor.ts'
-import { codecOf, type CodecField } from './codecs.ts'
+import { schemeGroups, type GroupScheme, type Producer, type Recipe, type TensorInfo } from '../../core/tensor.ts'
+import { groupFields, type GroupField } from './group-layout.ts'
 import { BadElement, castInto } from './elementwise.ts'
 import { elementRange, sequenceBytes, stackBytes, type Evaluator, type Run } from './node.ts'
 
@@ -11,7 +11,7 @@ export interface ProducerEvaluator {
   readonly groups: number
   /** Values in a group. */
   readonly group: number
-  /** The values, as f32. */
+  /** The values. */
   readonly source: Pick<Evaluator, 'elements' | 'quantum' | 'info' | 'reads'>
   scratch(start: number, count: number): number
   reads(start: number, count: number): number
@@ -19,11 +19,12 @@ export interface ProducerEvaluator {
   fill(start: number, count: number, into: ReadonlyMap<string, Uint8Array>, run: Run): Promise<void>
 }
 
-/** `of` gives f32. */
+/** `of` gives the values in a type that kernels quantise. */
 export function producerEvaluator(producer: Producer, of: Evaluator): ProducerEvaluator {
-  const codec = codecOf(producer.scheme)
-  const { group } = codec
-  const fields = codec.fields.map((field) => ({ ...field, info: fieldInfo(producer, field) }))
+  const { scheme } = producer
+  const { group } = schemeGroups(scheme)
+  const from = of.info.dtype
+  const fields = groupFields(scheme).map((field) => ({ ...field, info: fieldInfo(producer, field) }))
   const casts = fields.filter(({ dtype, info }) => dtype !== info.dtype)
   return {
     fields,
@@ -31,44 +32,38 @@ export function producerEvaluator(producer: Producer, of: Evaluator): ProducerEv
     group,
     source: of,
     scratch: (start, count) =>
-      stackBytes(count * group * 4) +
+      stackBytes(bytesOf(from, count * group)) +
       casts.reduce((sum, { dtype, perGroup }) => sum + stackBytes(bytesOf(dtype, count * perGroup)), 0) +
       of.scratch(start * group, count * group),
     reads: (start, count) => of.reads(start * group, count * group),
     fill: (start, count, into, run) =>
       run.stack.scope(async () => {
         const stored = fields.map(({ name }) => into.get(name) ?? missing(name))
-        const input = run.stack.take(count * group * 4)
-        const parts = fields.map(({ dtype, perGroup, info }, index) =>
+        const values = run.stack.take(bytesOf(from, count * group))
+        const made = fields.map(({ dtype, perGroup, info }, index) =>
           dtype === info.dtype ? (stored[index] ?? missing('part')) : run.stack.take(bytesOf(dtype, count * perGroup)),
         )
-        await of.fill(start * group, count * group, input, run)
-        const values = f32(input)
-        requireFinite(values, start * group)
-        codec.quantize(values, parts)
+        await of.fill(start * group, count * group, values, run)
+        const parts = Object.fromEntries(fields.map(({ name }, index) => [name, made[index] ?? missing(name)]))
+        const { bad } = await run
+          .scheme({ kind: 'quantize', from, scheme })
+          .run(parts, values, count, group, run.signal)
+        if (bad !== null) throw new BadElement(start * group + bad, from, 'f32')
         for (const [index, { dtype, perGroup, info }] of fields.entries()) {
-          const [from, to] = [parts[index], stored[index]]
-          if (from === undefined || to === undefined || from === to) continue
-          await castInto(run, dtype, info.dtype, from, to, start * perGroup, count * perGroup)
+          const [part, into] = [made[index], stored[index]]
+          if (part === undefined || into === undefined || part === into) continue
+          await castInto(run, dtype, info.dtype, part, into, start * perGroup, count * perGroup)
         }
       }),
   }
 }
 
-function fieldInfo(producer: Producer, { name }: CodecField): TensorInfo {
+function fieldInfo(producer: Producer, { name }: GroupField): TensorInfo {
   return producer.fields[name] ?? missing(name)
 }
 
 function missing(name: string): never {
   throw new AppError('internal', `a quantisation without its ${name}`)
-}
-
-/** Casts have seen most values; those that are f32 as they lie in a file, nobody. A sum of them tells. */
-export function requireFinite(values: Float32Array, start: number): void {
-  let sum = 0
-  for (const value of values) sum += value - value
-  if (sum === 0) return
-  throw new BadElement(start + values.findIndex((value) => !Number.isFinite(value)), 'f32', 'f32')
 }
 
 /** One field by itself: the whole producer runs for the groups it needs. */
@@ -113,11 +108,10 @@ export function partEvaluator(recipe: Recipe & { op: 'part' }, producer: Produce
 export function dequantizeEvaluator(
   recipe: Recipe & { op: 'dequantize' },
   scheme: GroupScheme,
-  partOf: (part: Recipe, field: CodecField) => Evaluator,
+  partOf: (part: Recipe, field: GroupField) => Evaluator,
 ): Evaluator {
-  const codec = codecOf(scheme)
-  const { group } = codec
-  const parts = codec.fields.map((field) => {
+  const { group } = schemeGroups(scheme)
+  const parts = groupFields(scheme).map((field) => {
     const part = recipe.parts[field.name] ?? missing(field.name)
     return { ...field, of: partOf(part, field) }
   })
@@ -146,19 +140,15 @@ export function dequantizeEvaluator(
       run.stack.scope(async () => {
         const { first, groups } = cover(start, count)
         const output = groups * group === count ? into : run.stack.take(groups * group * 4)
-        const loaded: Uint8Array[] = []
-        for (const { dtype, perGroup, of } of parts) {
+        const loaded: Record<string, Uint8Array> = {}
+        for (const { name, dtype, perGroup, of } of parts) {
           const buffer = run.stack.take(bytesOf(dtype, groups * perGroup))
           await run.stack.scope(() => of.fill(first * perGroup, groups * perGroup, buffer, run))
-          loaded.push(buffer)
+          loaded[name] = buffer
         }
-        codec.dequantize(loaded, f32(output))
-        requireFinite(f32(output), first * group)
+        const { bad } = await run.scheme({ kind: 'dequantize', scheme }).run(loaded, output, groups, group, run.signal)
+        if (bad !== null) throw new BadElement(first * group + bad, 'f32', 'f32')
         if (output !== into) into.set(elementRange(recipe, output, start - first * group, count))
       }),
   }
-}
-
-function f32(bytes: Uint8Array): Float32Array {
-  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)
 }

@@ -4,8 +4,8 @@
  */
 import { DTYPES, type DType } from '../../core/dtype.ts'
 import { AppError, throwIfAborted } from '../../core/errors.ts'
-import type { Arena, Backend, Importance, Kernel, KernelOp, KernelResult } from '../backend.ts'
-import { checkBuffers, checkImportance, describeOp, sliceOfRows } from '../check.ts'
+import type { Arena, Backend, Importance, Kernel, KernelOp, KernelResult, SchemeKernel } from '../backend.ts'
+import { checkBuffers, checkImportance, checkParts, describeOp, sliceOfRows } from '../check.ts'
 import { f32, sumSquares, type BlockCodec } from './codec.ts'
 import { DECODE, decodeF16, ENCODE } from './float.ts'
 import { iq1_m, iq1_s } from './iq1.ts'
@@ -24,6 +24,7 @@ import { q5_1 } from './q5_1.ts'
 import { q5_k } from './q5_k.ts'
 import { q6_k } from './q6_k.ts'
 import { q8_0 } from './q8_0.ts'
+import { canScheme, dequantizeScheme, quantizeScheme } from './schemes.ts'
 import { tq1_0, tq2_0 } from './ternary.ts'
 
 /** The block types' codecs. */
@@ -77,6 +78,8 @@ const SPEED: { readonly [D in DType]?: number } = {
 const WEIGHTED_SPEED = 0.3e6
 /** Of what is cast or dequantised. */
 const SCALAR_SPEED = 50e6
+/** Of what has its parts in tensors of their own. */
+const SCHEME_SPEED = 30e6
 
 /** Converts `elements` elements from `start` on; the index of the first bad element, or null. */
 type Step = (
@@ -243,8 +246,9 @@ export function createReferenceBackend(): Backend {
     limitation: null,
     threads: 1,
     arena: heap,
-    exact: (op) => stepOf(op) !== null,
+    exact: (op) => (op.kind === 'cast' ? stepOf(op) !== null : canScheme(op)),
     speed(op) {
+      if (op.kind !== 'cast') return canScheme(op) ? SCHEME_SPEED : 0
       if (stepOf(op) === null) return 0
       if (op.weighted === true) return WEIGHTED_SPEED
       return (DTYPES[op.from].kind === 'quant' ? undefined : SPEED[op.to]) ?? SCALAR_SPEED
@@ -267,6 +271,22 @@ export function createReferenceBackend(): Backend {
             if (bad !== null) return { bad }
           }
           return { bad: null }
+        },
+      }
+    },
+    prepareScheme(op): SchemeKernel {
+      if (!canScheme(op)) throw new AppError('unsupported', `There is no kernel for ${describeOp(op)}.`)
+      return {
+        op,
+        async run(parts, values, rows, columns, signal) {
+          checkParts(op, parts, values, rows, columns)
+          throwIfAborted(signal)
+          if (rows * columns === 0) return { bad: null }
+          const bad =
+            op.kind === 'quantize'
+              ? quantizeScheme(op, parts, values, rows, columns)
+              : dequantizeScheme(op.scheme, parts, values, rows, columns)
+          return { bad }
         },
       }
     },

@@ -4,8 +4,8 @@
  */
 import { DTYPES } from '../../core/dtype.ts'
 import { AppError, throwIfAborted } from '../../core/errors.ts'
-import type { Backend, Importance, Kernel, KernelOp } from '../backend.ts'
-import { checkBuffers, checkImportance, describeOp, sliceOfRows } from '../check.ts'
+import type { Backend, Importance, Kernel, KernelOp, SchemeKernel, SchemeOp } from '../backend.ts'
+import { checkBuffers, checkImportance, checkParts, describeOp, sliceOfRows } from '../check.ts'
 import { createArena, type WasmArena } from './arena.ts'
 import { writeGrids } from './grids.ts'
 import {
@@ -19,6 +19,7 @@ import {
 } from './module.ts'
 import { opCodes, opSpeed } from './ops.ts'
 import { createLocalExecutor, createPool, type Executor } from './pool.ts'
+import { schemeCall } from './schemes.ts'
 import { createSearchTables, type SearchTables } from './search-tables.ts'
 import { runJob, type Job, type WorkerLike } from './worker.ts'
 
@@ -94,13 +95,23 @@ async function startRuntime(options: WasmOptions): Promise<Runtime> {
   }
 }
 
-/** The smallest bad index of jobs that ran in any order, or -1. */
-function earliest(results: readonly number[]): number {
-  return results.reduce((least, bad) => (bad >= 0 && (least < 0 || bad < least) ? bad : least), -1)
+/** The smallest bad index of jobs that run in any order, or -1: once all have let go of their buffers. */
+async function earliest(jobs: readonly Promise<number>[]): Promise<number> {
+  const settled = await Promise.allSettled(jobs)
+  const failure = settled.find((job) => job.status === 'rejected')
+  if (failure !== undefined) throw AppError.from(failure.reason, 'device')
+  let least = -1
+  for (const job of settled) {
+    if (job.status === 'fulfilled' && job.value >= 0 && (least < 0 || job.value < least)) least = job.value
+  }
+  return least
 }
 
 /** What a job is told of importances. */
-type Rows = Required<Pick<Job, 'importance' | 'columns'>>
+interface Rows {
+  readonly importance: number
+  readonly columns: number
+}
 
 /** Brings importances into the arena unless they lie there. */
 function stageImportance(
@@ -132,15 +143,14 @@ function createKernel(op: KernelOp, { arena, tables, executor }: Runtime): Kerne
     const slices: Promise<number>[] = []
     const slice = rows === undefined ? SLICE : sliceOfRows(SLICE, rows.columns)
     for (let start = 0; start < elements; start += slice) {
-      const place = { input: input + at(op.from, start), output: output + at(op.to, start) }
-      const job = { from, to, ...place, elements: Math.min(slice, elements - start), ...rows }
+      const args = [from, to, input + at(op.from, start), output + at(op.to, start), Math.min(slice, elements - start)]
+      const job: Job =
+        rows === undefined
+          ? { call: 'convert', args }
+          : { call: 'convert_weighted', args: [...args, rows.importance, rows.columns] }
       slices.push(executor.submit(job, signal).then((bad) => (bad < 0 ? bad : bad + start)))
     }
-    // All must have let go of the buffers before the run settles.
-    const settled = await Promise.allSettled(slices)
-    const failure = settled.find((slice) => slice.status === 'rejected')
-    if (failure !== undefined) throw AppError.from(failure.reason, 'device')
-    return earliest(settled.map((slice) => (slice.status === 'fulfilled' ? slice.value : -1)))
+    return earliest(slices)
   }
 
   /** Converts buffers from elsewhere, a window at a time. */
@@ -200,6 +210,51 @@ function createKernel(op: KernelOp, { arena, tables, executor }: Runtime): Kerne
   }
 }
 
+function createSchemeKernel(op: SchemeOp, { arena, executor }: Runtime): SchemeKernel {
+  const call = schemeCall(op)
+  if (call === null) throw new AppError('unsupported', `The WASM kernels have no ${describeOp(op)}.`)
+  return {
+    op,
+    async run(parts, values, rows, columns, signal) {
+      checkParts(op, parts, values, rows, columns)
+      throwIfAborted(signal)
+      if (rows * columns === 0) return { bad: null }
+      // Buffers from elsewhere are copied whole: conversions have all of theirs in the arena.
+      const staged: Uint8Array[] = []
+      const stage = (buffer: Uint8Array, isInput: boolean): Uint8Array => {
+        if (arena.owns(buffer)) return buffer
+        const copy = arena.alloc(buffer.byteLength)
+        staged.push(copy)
+        if (isInput) copy.set(buffer)
+        return copy
+      }
+      const isQuantising = op.kind === 'quantize'
+      try {
+        const places: Record<string, Uint8Array> = {}
+        for (const [name, part] of Object.entries(parts)) places[name] = stage(part, !isQuantising)
+        const place = stage(values, isQuantising)
+        const args = call.args((name) => places[name]?.byteOffset ?? 0, place.byteOffset, rows, columns)
+        const slice = sliceOfRows(SLICE, columns * call.step) / columns
+        const jobs: Promise<number>[] = []
+        for (let first = 0; first < rows; first += slice) {
+          const job: Job = { call: call.name, args: [...args, first, Math.min(rows, first + slice)] }
+          jobs.push(executor.submit(job, signal).then((bad) => (bad < 0 ? bad : bad + first * columns)))
+        }
+        const bad = await earliest(jobs)
+        if (isQuantising) for (const [name, part] of Object.entries(parts)) copyBack(places[name], part)
+        else copyBack(place, values)
+        return { bad: bad < 0 ? null : bad }
+      } finally {
+        for (const buffer of staged) arena.free(buffer)
+      }
+    },
+  }
+}
+
+function copyBack(from: Uint8Array | undefined, to: Uint8Array): void {
+  if (from !== undefined && from !== to) to.set(from)
+}
+
 /** Starts the WASM backend. AppError `device` where there is no WebAssembly SIMD, `memory` where there is no room for it. */
 export async function createWasmBackend(options: WasmOptions): Promise<Backend> {
   const runtime = await startRuntime(options)
@@ -210,9 +265,10 @@ export async function createWasmBackend(options: WasmOptions): Promise<Backend> 
     limitation: runtime.limitation,
     threads,
     arena: runtime.arena,
-    exact: (op) => opCodes(op) !== null,
-    speed: opSpeed,
+    exact: (op) => (op.kind === 'cast' ? opCodes(op) : schemeCall(op)) !== null,
+    speed: (op) => (op.kind === 'cast' ? opSpeed(op) : (schemeCall(op)?.speed ?? 0)),
     prepare: (op) => createKernel(op, runtime),
+    prepareScheme: (op) => createSchemeKernel(op, runtime),
     close: async () => runtime.executor.close(),
   }
 }

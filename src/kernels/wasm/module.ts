@@ -19,20 +19,23 @@ interface WasmApi {
   readonly Memory: new (limits: { initial: number; maximum: number; shared?: boolean }) => WasmMemory
 }
 
+/**
+ * The functions that do the work, by name. Their arguments are numbers and addresses; the result is the index of the first
+ * bad element, -1 if all are good, -2 if there is no such conversion.
+ */
+export interface KernelCalls {
+  /** From type, to type (`enum type` of wasm/kernels.h), input, output, elements. */
+  convert(...args: readonly number[]): number
+  /** The same by importance: behind those, the address of a row's importances (f32) and how many they are. */
+  convert_weighted(...args: readonly number[]): number
+  /** Type of the values, bits, group, values, codes, scales, biases, first group, end. */
+  quantize_affine(...args: readonly number[]): number
+  /** Bits, group, codes, scales, biases, values, first group, end. */
+  dequantize_affine(...args: readonly number[]): number
+}
+
 /** What the kernels export. */
-export interface KernelExports {
-  /** The index of the first bad element, -1 if all are good, -2 if there is no such conversion. */
-  convert(from: number, to: number, input: number, output: number, elements: number): number
-  /** The same by importance: f32 at `importance`, one for each of the `columns` of a row. */
-  convert_weighted(
-    from: number,
-    to: number,
-    input: number,
-    output: number,
-    elements: number,
-    importance: number,
-    columns: number,
-  ): number
+export interface KernelExports extends KernelCalls {
   readonly __heap_base: { readonly value: number }
   readonly __stack_pointer: { value: number }
 }

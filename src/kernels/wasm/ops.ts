@@ -30,6 +30,13 @@ const CODES: { readonly [D in DType]?: number } = {
   iq3_s: 24,
 }
 const LAST_FLOAT = 2
+
+/** The number of a type of values that all quantising kernels take, or null. */
+export function floatCode(dtype: DType): number | null {
+  const code = CODES[dtype]
+  return code === undefined || code > LAST_FLOAT ? null : code
+}
+
 /** Types from here on are only read. */
 const FIRST_READ_ONLY = 18
 

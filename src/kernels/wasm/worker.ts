@@ -3,25 +3,17 @@
  * memory, and messages name addresses.
  */
 import { AppError, type ErrorData } from '../../core/errors.ts'
-import { instantiateKernels, type KernelExports, type WasmMemory, type WasmModule } from './module.ts'
+import { instantiateKernels, type KernelCalls, type WasmMemory, type WasmModule } from './module.ts'
 
-/** A conversion, as the module's `convert` takes it. */
+/** One call of a function of the module. */
 export interface Job {
-  readonly from: number
-  readonly to: number
-  readonly input: number
-  readonly output: number
-  readonly elements: number
-  /** Where importances are taken: the address of a row's, and how many they are. */
-  readonly importance?: number
-  readonly columns?: number
+  readonly call: keyof KernelCalls
+  readonly args: readonly number[]
 }
 
 /** Runs a job; the module's result. */
-export function runJob(kernels: KernelExports, job: Job): number {
-  const { from, to, input, output, elements, importance, columns } = job
-  if (importance === undefined || columns === undefined) return kernels.convert(from, to, input, output, elements)
-  return kernels.convert_weighted(from, to, input, output, elements, importance, columns)
+export function runJob(kernels: KernelCalls, { call, args }: Job): number {
+  return kernels[call](...args)
 }
 
 /** To the worker: once `init`, then jobs. */

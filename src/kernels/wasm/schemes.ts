@@ -1,0 +1,54 @@
+/** How the module's functions are called for schemes whose parts are tensors of their own. */
+import type { SchemeOp } from '../backend.ts'
+import type { KernelCalls } from './module.ts'
+import { floatCode } from './ops.ts'
+
+/** A function of the module and its arguments. */
+export interface SchemeCall {
+  readonly name: keyof KernelCalls
+  /** Elements per second of one thread, as of tests/bench/kernels.mjs, roughly. */
+  readonly speed: number
+  /** Jobs begin at multiples of so many rows. */
+  readonly step: number
+  /** All arguments but the last two, which are the first row of a job and its end. `part` tells where a part lies. */
+  args(part: (name: string) => number, values: number, rows: number, columns: number): readonly number[]
+}
+
+const AFFINE_BITS: ReadonlySet<number> = new Set([2, 3, 4, 5, 6, 8])
+/** Of wasm/affine.c: groups are whole steps of the one and fit its scratch, the other. */
+const [AFFINE_STEP, LARGEST_GROUP] = [32, 2048]
+
+/** How an op is called, or null if the module cannot do it. */
+export function schemeCall(op: SchemeOp): SchemeCall | null {
+  return op.kind === 'quantize' ? quantizeCall(op) : dequantizeCall(op)
+}
+
+function quantizeCall({ from, scheme }: SchemeOp & { readonly kind: 'quantize' }): SchemeCall | null {
+  const type = floatCode(from)
+  if (type === null || scheme.kind !== 'affine') return null
+  const { bits, group } = scheme
+  if (!AFFINE_BITS.has(bits) || group % AFFINE_STEP !== 0 || group > LARGEST_GROUP) return null
+  return {
+    name: 'quantize_affine',
+    speed: 600e6,
+    step: 1,
+    args: (part, values) => [type, bits, group, values, part('codes'), part('scales'), part('biases')],
+  }
+}
+
+function dequantizeCall({ scheme }: SchemeOp & { readonly kind: 'dequantize' }): SchemeCall | null {
+  switch (scheme.kind) {
+    case 'affine': {
+      const { bits, group } = scheme
+      if (!AFFINE_BITS.has(bits) || group % AFFINE_STEP !== 0) return null
+      return {
+        name: 'dequantize_affine',
+        speed: 1e9,
+        step: 1,
+        args: (part, values) => [bits, group, part('codes'), part('scales'), part('biases'), values],
+      }
+    }
+    default:
+      return null
+  }
+}
