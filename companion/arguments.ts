@@ -33,8 +33,10 @@ export function parseArguments(
     config[name] = { type: value === undefined ? 'boolean' : 'string', ...(short === undefined ? {} : { short }) }
   }
   for (const { name, kind } of specs) {
-    const many = kind.kind === 'text' && kind.many === true
-    config[name] = { type: kind.kind === 'flag' ? 'boolean' : 'string', ...(many ? { multiple: true } : {}) }
+    config[name] = {
+      type: kind.kind === 'flag' ? 'boolean' : 'string',
+      ...(kind.kind === 'list' ? { multiple: true } : {}),
+    }
   }
   let parsed
   try {
@@ -48,7 +50,7 @@ export function parseArguments(
   const options: Record<string, OptionValue> = {}
   for (const [name, value] of Object.entries(parsed.values)) {
     if (value === undefined || value === false) continue
-    if (Array.isArray(value)) options[name] = value.join('\n')
+    if (Array.isArray(value)) options[name] = value.map(String)
     else if (own.has(name)) given.set(name, value)
     else options[name] = value
   }

@@ -2,16 +2,21 @@ import { join, relative } from 'node:path'
 import type { PlannedTensor, PlanSummary } from '../../src/api/wire.ts'
 import { formatWhole, groupDigits } from '../../src/core/digits.ts'
 import type { Report } from '../../src/core/job.ts'
+import type { MetadataEntry } from '../../src/core/plan.ts'
 import { findingsText } from '../findings.ts'
 import { formatBytes, formatRanges, formatSeconds, table, wrap, PAGE_WIDTH } from '../text.ts'
 
-/** What a dry run prints. `verbose` lists every tensor, else those that differ by their layer alone share a line. */
+/** Of a key's value a line shows this many characters. */
+const MAX_VALUE = 60
+
+/** What a dry run prints. `verbose` lists every tensor and every key of the header, else those that differ by their layer alone share a line. */
 export function planText(plan: PlanSummary, folder: string, verbose: boolean): string {
   const lines = [
     table(verbose ? plan.tensors.map(alone) : groups(plan.tensors), HEAD),
     '',
     ...types(plan.tensors),
     '',
+    ...(verbose && plan.metadata.length > 0 ? [metadataText(plan.metadata), ''] : []),
     ...(plan.findings.length === 0 ? [] : [findingsText(plan.findings, verbose)]),
     ...plan.files.map(({ path, size }) => `${shown(folder, path)}  ${formatBytes(size)} (${formatWhole(size)} bytes)`),
     `reads ${formatBytes(plan.readBytes)}, writes ${formatBytes(plan.writeBytes)}, ` +
@@ -24,6 +29,17 @@ export function planText(plan: PlanSummary, folder: string, verbose: boolean): s
     lines.push(`${formatBytes(plan.freeBytes)} are free there${fits}`)
   }
   return `${lines.join('\n')}\n`
+}
+
+/** The keys of a header, a line each. */
+export function metadataText(metadata: readonly MetadataEntry[]): string {
+  const rows = metadata.map(({ key, type, value }) => [key, type, cut(value.replaceAll(/\s+/g, ' '))])
+  return table(rows, ['KEY', 'TYPE', 'VALUE'])
+}
+
+function cut(text: string): string {
+  const letters = [...text]
+  return letters.length > MAX_VALUE ? `${letters.slice(0, MAX_VALUE - 3).join('')}...` : text
 }
 
 /** What a finished conversion prints. */

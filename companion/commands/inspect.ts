@@ -5,6 +5,7 @@ import { inputPlace, parseArguments } from '../arguments.ts'
 import type { Command } from '../main.ts'
 import { definitions, formatBytes, formatCount, table } from '../text.ts'
 import { findingsText } from '../findings.ts'
+import { metadataText } from './convert-text.ts'
 import { apiFor, COMMON_FLAGS, helpText } from './options.ts'
 
 const USAGE = `usage: modelconvert inspect MODEL
@@ -57,6 +58,7 @@ function text(model: Inspection, verbose: boolean): string {
   ]
   const lines = [definitions(rows, { indent: 0, column: Math.max(...rows.map(([name]) => name.length)) + 2 })]
   lines.push('', table(model.files.map(({ path, size }) => [path, formatBytes(size)])))
+  if (verbose && model.metadata.length > 0) lines.push('', metadataText(model.metadata))
   if (model.findings.length > 0) lines.push('', findingsText(model.findings, verbose).trimEnd())
   return `${lines.join('\n')}\n`
 }

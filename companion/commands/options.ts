@@ -1,7 +1,7 @@
 import type { Api } from '../../src/api/api.ts'
 import { createApi } from '../../src/api/api.ts'
 import { AppError } from '../../src/core/errors.ts'
-import type { OptionSpec } from '../../src/core/option.ts'
+import type { ListPart, OptionSpec } from '../../src/core/option.ts'
 import { parseCount, parseSize, type FlagSpec } from '../arguments.ts'
 import type { Terminal } from '../main.ts'
 import { definitions } from '../text.ts'
@@ -63,6 +63,15 @@ export function helpText(usage: string, flags: readonly FlagSpec[], specs: reado
   return `${[usage, ...(options.length === 0 ? [] : [options.join('\n')]), own].join('\n\n')}\n`
 }
 
+/** How a text of a list is written: `KEY[:TYPE]=VALUE`. */
+function itemForm(parts: readonly ListPart[]): string {
+  return parts
+    .map(({ before, title, optional }) =>
+      optional === true ? `[${before}${title.toUpperCase()}]` : before + title.toUpperCase(),
+    )
+    .join('')
+}
+
 /** A format's option with its choices. */
 export function optionText({ name, kind, help }: OptionSpec, indent: number): string {
   switch (kind.kind) {
@@ -74,7 +83,14 @@ export function optionText({ name, kind, help }: OptionSpec, indent: number): st
       return definitions([[`--${name} TEXT`, help]], { indent })
     case 'file':
       return definitions([[`--${name} FILE`, help]], { indent })
+    case 'list':
+      return definitions([[`--${name} ${itemForm(kind.parts)}`, `${help} Can be given several times.`]], { indent })
     case 'choice': {
+      // types by name alone need no line each
+      if (kind.choices.every((choice) => choice.help === '')) {
+        const all = kind.choices.map(({ value }) => value).join(', ')
+        return definitions([[`--${name} TYPE`, `${help} One of ${all}; ${kind.default} is the default.`]], { indent })
+      }
       const choices = kind.choices.map((choice): [string, string] => [
         choice.value,
         `${choice.help}${choice.value === kind.default ? ' The default.' : ''}`,

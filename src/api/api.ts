@@ -200,6 +200,7 @@ function inspection({ folder, engine, match, checkpoint }: Opened): Inspection {
     tied: config.tied,
     tokenizer: tokenizer === null ? null : `${kinds[tokenizer.kind]}, ${tokenizer.tokens.length} tokens`,
     files: checkpoint.sources.map(({ path, size }) => ({ path, size })),
+    metadata: checkpoint.metadata ?? [],
     findings: checkpoint.findings,
   }
 }
@@ -254,6 +255,7 @@ async function planSummary(host: Host, request: ConvertRequest): Promise<PlanSum
     key,
     files: plan.files.map(({ path, size }) => ({ path, size })),
     tensors: plan.files.flatMap(({ path, segments }) => segments.flatMap((segment) => plannedTensors(segment, path))),
+    metadata: plan.metadata ?? [],
     findings: plan.findings,
     readBytes: plan.readBytes,
     writeBytes: plan.writeBytes,

@@ -2,7 +2,7 @@ import type { Place } from '../core/bytes.ts'
 import type { DType } from '../core/dtype.ts'
 import type { JobEvent } from '../core/job.ts'
 import type { OptionSpec, OptionValues } from '../core/option.ts'
-import type { Finding } from '../core/plan.ts'
+import type { Finding, MetadataEntry } from '../core/plan.ts'
 import type { Transforms } from '../core/transform.ts'
 
 /**
@@ -78,6 +78,8 @@ export interface Inspection {
   readonly tied: boolean
   readonly tokenizer: string | null
   readonly files: readonly { readonly path: string; readonly size: number }[]
+  /** The keys of its header; none where the format has no such list. */
+  readonly metadata: readonly MetadataEntry[]
   readonly findings: readonly Finding[]
 }
 
@@ -123,6 +125,8 @@ export interface PlanSummary {
   readonly key: string
   readonly files: readonly { readonly path: string; readonly size: number }[]
   readonly tensors: readonly PlannedTensor[]
+  /** The keys of the output's header; none where the format has no such list. */
+  readonly metadata: readonly MetadataEntry[]
   readonly findings: readonly Finding[]
   readonly readBytes: number
   readonly writeBytes: number

@@ -1,7 +1,7 @@
 import type { DType } from './dtype.ts'
 import { AppError } from './errors.ts'
 import type { JsonObject } from './json.ts'
-import type { Finding } from './plan.ts'
+import type { Finding, MetadataEntry } from './plan.ts'
 import type { Recipe } from './tensor.ts'
 
 /**
@@ -28,6 +28,8 @@ export interface Checkpoint {
   readonly extras: ReadonlyMap<string, Recipe>
   /** What a file of bare tensors called them, for a writer that keeps names; absent where roles alone are known. */
   readonly stored?: StoredNames
+  /** What the file says of itself, key by key; absent where its format has no such list. */
+  readonly metadata?: readonly MetadataEntry[]
   /** The files that recipes read, and those that say what is in them, with the sizes they had when opened. */
   readonly sources: readonly SourceFile[]
   /** What the reader noticed: a tie that contradicts the config, ignored tensors. */

@@ -14,13 +14,35 @@ export type OptionKind =
   | { readonly kind: 'choice'; readonly choices: readonly Choice[]; readonly default: string }
   | { readonly kind: 'flag'; readonly default: boolean }
   | { readonly kind: 'integer'; readonly min: number; readonly max: number; readonly default: number | null }
+  /** With `file` the value is the text of a file, whose path the command takes. */
+  | { readonly kind: 'text'; readonly default: string | null; readonly file?: true }
   /**
-   * With `file` the value is the text of a file, whose path the command takes. With `many` it may be given several
-   * times: each on a line of its own.
+   * Several texts of the same parts, such as `attn_v=q8_0`: the command takes the flag once for each, the UI shows a
+   * row of fields for each.
    */
-  | { readonly kind: 'text'; readonly default: string | null; readonly file?: true; readonly many?: true }
+  | { readonly kind: 'list'; readonly parts: readonly ListPart[]; readonly default: null }
   /** The bytes of a file of at most `maxBytes`, whose path the command takes and which the UI lets choose. */
   | { readonly kind: 'file'; readonly maxBytes: number; readonly default: null }
+
+/** One part of a list's texts. */
+export interface ListPart {
+  /** For people: "Key". */
+  readonly title: string
+  /** What stands between the part before and this one; empty for the first. */
+  readonly before: string
+  /** Shown where nothing is given. */
+  readonly example: string
+  /** Whether it may be left out, with what stands before it. */
+  readonly optional?: true
+  /** Whether it may be empty. */
+  readonly blank?: true
+  /** All that it can be; any text if absent. */
+  readonly choices?: readonly string[]
+  /** Whether it may have several lines. */
+  readonly lines?: true
+  /** Whether it is a key of the output's metadata: those that are there are offered. */
+  readonly metadataKey?: true
+}
 
 /** A file given as an option: small enough to be held in memory. */
 export interface FileValue {
@@ -41,7 +63,7 @@ export interface Choice {
   readonly aliases?: readonly string[]
 }
 
-export type OptionValue = string | number | boolean | FileValue | null
+export type OptionValue = string | number | boolean | FileValue | readonly string[] | null
 export type OptionValues = Readonly<Record<string, OptionValue>>
 
 /**
@@ -64,7 +86,7 @@ function resolveOption(spec: OptionSpec, value: OptionValue | undefined): Option
   const { kind } = spec
   if (value === undefined || value === null) return kind.default
   const fail = (hint: string): never => {
-    const shown = typeof value === 'object' ? 'a file' : JSON.stringify(value)
+    const shown = isFileValue(value) ? 'a file' : JSON.stringify(value)
     throw new AppError('bad-option', `--${spec.name} cannot be ${shown}`, { hint })
   }
   switch (kind.kind) {
@@ -82,11 +104,53 @@ function resolveOption(spec: OptionSpec, value: OptionValue | undefined): Option
     }
     case 'text':
       return typeof value === 'string' ? value : fail('It takes text.')
+    case 'list': {
+      const items = typeof value === 'string' ? [value] : isList(value) ? value : fail('It takes texts.')
+      return isList(items) && items.some((item) => item.trim() !== '') ? items : kind.default
+    }
     case 'file':
-      if (typeof value !== 'object') return fail('It takes a file.')
+      if (!isFileValue(value)) return fail('It takes a file.')
       if (value.bytes.length <= kind.maxBytes) return value
       throw new AppError('bad-option', `${value.name} takes ${value.bytes.length} bytes, too many for --${spec.name}`, {
         hint: `It is held in memory, so it may take ${kind.maxBytes} at most.`,
       })
   }
+}
+
+/** Whether an option's value is a file. */
+export function isFileValue(value: OptionValue | undefined): value is FileValue {
+  return typeof value === 'object' && value !== null && 'bytes' in value
+}
+
+function isList(value: OptionValue): value is readonly string[] {
+  return Array.isArray(value) && value.every((item) => typeof item === 'string')
+}
+
+/** The texts of a list's value, without blank ones; none if it is not given. */
+export function listItems(value: OptionValue | undefined): readonly string[] {
+  const items =
+    typeof value === 'string' ? [value] : value !== undefined && value !== null && isList(value) ? value : []
+  return items.filter((item) => item.trim() !== '')
+}
+
+/** A text of a list in its parts; empty ones for those that it does not have. */
+export function splitItem(parts: readonly ListPart[], text: string): readonly string[] {
+  const escaped = (plain: string): string => plain.replaceAll(/[^\w\s]/g, '\\$&')
+  const pattern = parts.map(({ before, optional, choices }, index) => {
+    const ofChoices = optional === true && choices !== undefined
+    const value = ofChoices ? choices.map(escaped).join('|') : index === parts.length - 1 && index > 0 ? '.*' : '.*?'
+    return index === 0 ? `(${value})` : `(?:${escaped(before)}(${value}))?`
+  })
+  const found = new RegExp(`^${pattern.join('')}$`, 's').exec(text)
+  return parts.map((_, index) => found?.[index + 1] ?? '')
+}
+
+/** The text of a list whose parts these are. */
+export function joinItem(parts: readonly ListPart[], values: readonly string[]): string {
+  return parts
+    .map(({ before, optional }, index) => {
+      const value = values[index] ?? ''
+      return value === '' && optional === true ? '' : before + value
+    })
+    .join('')
 }

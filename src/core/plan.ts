@@ -25,6 +25,16 @@ export interface Plan {
   /** Bytes that will be read, each time they are. */
   readonly readBytes: number
   readonly writeBytes: number
+  /** What the output says of itself, where its format has a list of keys for that. */
+  readonly metadata?: readonly MetadataEntry[]
+}
+
+/** A key of a file's header, for people: long values are cut. */
+export interface MetadataEntry {
+  readonly key: string
+  /** As the format names it. */
+  readonly type: string
+  readonly value: string
 }
 
 /** A plan measured against a host: how wide it may run. */

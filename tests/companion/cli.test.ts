@@ -268,6 +268,41 @@ describe('convert', () => {
     expect(all.stderr.match(/^warning: /gm)?.length).toBeGreaterThan(10)
   })
 
+  test('an option of several texts is given once for each', async () => {
+    tinyModel(folder)
+    const args = ['--tensor-type', 'attn_v=q8_0', '--tensor-type', 'attn_(q|k)=bf16', '--output-tensor-type', 'F16']
+    const keys = [
+      '--set-metadata',
+      'my.text=a=b\nc',
+      '--set-metadata',
+      'my.byte:u8=7',
+      '--remove-metadata',
+      'general.name',
+    ]
+    const { code, stderr } = await run('convert', 'tiny', 'gguf', '--quant', 'q4_0', '-o', 'a.gguf', ...args, ...keys)
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const { stdout } = await run('convert', 'a.gguf', 'gguf', '--quant', 'copy', '--dry-run', '--json')
+    const { plan } = JSON.parse(stdout) as { plan: PlanSummary }
+    const type = (name: string): string | undefined => plan.tensors.find((tensor) => tensor.name === name)?.to
+    expect(type('blk.0.attn_v.weight')).toBe('q8_0')
+    expect(type('blk.1.attn_q.weight')).toBe('bf16')
+    expect(type('blk.1.ffn_up.weight')).toBe('q4_0')
+    expect(type('output.weight')).toBe('f16')
+    const has = (key: string) => plan.metadata.find((entry) => entry.key === key)
+    expect(has('my.text')).toEqual({ key: 'my.text', type: 'string', value: 'a=b\nc' })
+    expect(has('my.byte')).toEqual({ key: 'my.byte', type: 'u8', value: '7' })
+    expect(has('general.name')).toBeUndefined()
+    // as a table, where it is looked for
+    expect((await run('inspect', 'a.gguf', '--verbose')).stdout).toMatch(/^my\.text +string +a=b c$/m)
+    expectError(
+      await run('convert', 'tiny', 'gguf', '--tensor-type', 'attn_v'),
+      2,
+      'bad-option',
+      'attn_v',
+      'PATTERN=TYPE',
+    )
+  })
+
   test('the number of threads and the memory leave the bytes alone', async () => {
     tinyModel(folder)
     const hashes = new Set<string>()

@@ -86,7 +86,7 @@ describe.skipIf(noLlama !== null)(title, () => {
     test('types by pattern, of output and embedding, byte by byte', async () => {
       const source = await convertByProduct(api, 'main', 'f32', folder.path)
       const ours = await convertByProduct(api, 'main', 'q4_k_s', folder.path, {
-        'tensor-type': 'blk\\.[0-2]\\.attn_v=Q8_0, ffn_(up|gate)=q3_k',
+        'tensor-type': ['blk\\.[0-2]\\.attn_v=Q8_0', 'ffn_(up|gate)=q3_k'],
         'output-tensor-type': 'q5_k',
         'token-embedding-type': 'Q4_1',
       })

@@ -35,6 +35,7 @@ const inspection: Inspection = {
     { path: 'model-00004-of-00004.safetensors', size: 1_168_138_808 },
     { path: 'tokenizer.json', size: 9_085_657 },
   ],
+  metadata: [],
   findings: [
     {
       severity: 'info',
@@ -223,6 +224,7 @@ export function createFakeWire(scenario: Scenario = {}): Wire {
           to: index % 7 === 0 ? ('q6_k' as const) : index % 9 === 8 ? ('f32' as const) : ('q4_k' as const),
           bytes: index % 9 === 8 ? 16_384 : 33_030_144,
         })),
+        metadata: [],
         findings: [],
         readBytes: inspection.weightBytes,
         writeBytes,

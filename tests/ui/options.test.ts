@@ -29,6 +29,26 @@ test('a value is checked before it is sent', () => {
   expect(faultOf(file, { name: 'a', bytes: new Uint8Array(4) })).toMatch(/3/)
 })
 
+test('rows of a list: empty ones are not sent, unfinished ones are told', () => {
+  const list: OptionSpec = {
+    name: 'types',
+    title: 'Types',
+    help: '',
+    kind: {
+      kind: 'list',
+      parts: [
+        { title: 'Pattern', before: '', example: 'attn_v' },
+        { title: 'Type', before: '=', example: 'q8_0', choices: ['q8_0', 'f16'] },
+      ],
+      default: null,
+    },
+  }
+  expect(changed([list], { types: ['=q8_0', ''] })).toEqual({})
+  expect(changed([list], { types: ['=q8_0', 'a=f16'] })).toEqual({ types: ['a=f16'] })
+  expect(faultOf(list, ['=q8_0', 'a=f16'])).toBeNull()
+  expect(faultOf(list, ['a=f16', 'b='])).toBe('Row 2 lacks the type: give it, or take the row away.')
+})
+
 test('transforms follow from their switches; what hangs on one shows only with it', () => {
   expect(transformsOf({})).toBeUndefined()
   expect(transformsOf({ 'keep-tied': true, 'fake-seed': 7 })).toBeUndefined()

@@ -1,22 +1,33 @@
 import { AppError } from '../../core/errors.ts'
 import { isArray, isObject, parseJson, type Json } from '../../core/json.ts'
-import type { OptionSpec, OptionValues } from '../../core/option.ts'
+import { listItems, splitItem, type ListPart, type OptionSpec, type OptionValues } from '../../core/option.ts'
 import type { GgufArray, GgufNumberType, GgufValue, GgufValueType } from '../containers/gguf/types.ts'
 import { GGUF_VALUE_TYPES } from '../containers/gguf/types.ts'
+
+/** A key, its type where it is not that of the value, and the value. */
+const ASSIGNMENT: readonly ListPart[] = [
+  { title: 'Key', before: '', example: 'general.name', metadataKey: true },
+  { title: 'Type', before: ':', example: 'by itself', optional: true, choices: GGUF_VALUE_TYPES },
+  { title: 'Value', before: '=', example: 'My model', blank: true, lines: true },
+]
 
 /** The options that change keys of the header; the weights stay as they are. */
 export const EDIT_OPTIONS: readonly OptionSpec[] = [
   {
     name: 'set-metadata',
     title: 'Set metadata',
-    help: 'KEY=VALUE, KEY:TYPE=VALUE (u32, f32, string ...), or a JSON object; several on lines of their own.',
-    kind: { kind: 'text', default: null },
+    help: 'A key of the header and its value; the type (u32, f32, string, array ...) is that of the key as it is, else of the value. A JSON object sets several.',
+    kind: { kind: 'list', parts: ASSIGNMENT, default: null },
   },
   {
     name: 'remove-metadata',
     title: 'Remove metadata',
-    help: 'Keys to leave out, separated by commas or on lines of their own.',
-    kind: { kind: 'text', default: null },
+    help: 'A key of the header to leave out.',
+    kind: {
+      kind: 'list',
+      parts: [{ title: 'Key', before: '', example: 'general.url', metadataKey: true }],
+      default: null,
+    },
   },
 ]
 
@@ -49,11 +60,11 @@ const DERIVED: ReadonlyMap<string, string> = new Map([
 
 /** Reads the options of editing. Throws `bad-option`, naming the key. */
 export function metadataEdit(options: OptionValues): MetadataEdit {
-  const set = options['set-metadata']
-  const remove = options['remove-metadata']
   const edit: MetadataEdit = {
-    set: typeof set === 'string' && set.trim() !== '' ? assignments(set) : [],
-    remove: typeof remove === 'string' ? remove.split(/[,\n]/).flatMap((key) => key.trim() || []) : [],
+    set: listItems(options['set-metadata']).flatMap(assignments),
+    remove: listItems(options['remove-metadata']).flatMap((keys) =>
+      keys.split(/[,\n]/).flatMap((key) => key.trim() || []),
+    ),
   }
   for (const key of [...edit.set.map((one) => one.key), ...edit.remove]) {
     const why = DERIVED.get(key)
@@ -74,20 +85,20 @@ function assignments(text: string): readonly Assignment[] {
     } catch (cause) {
       throw badOption(AppError.from(cause).message, 'Give an object: {"general.name": "My model"}.')
     }
-    if (isObject(json)) return [...json].map(([key, value]) => assignment(key, value, false))
+    if (isObject(json)) return [...json].map(([spelled, value]) => fromJson(spelled, value))
   }
-  return text.split('\n').flatMap((line) => {
-    if (line.trim() === '') return []
-    const at = line.indexOf('=')
-    if (at < 1) throw badOption(`--set-metadata cannot be ${JSON.stringify(line)}`, 'Give KEY=VALUE.')
-    return [assignment(line.slice(0, at).trim(), line.slice(at + 1), true)]
-  })
+  if (text.indexOf('=') < 1) throw badOption(`--set-metadata cannot be ${JSON.stringify(text)}`, 'Give KEY=VALUE.')
+  const [key = '', type, value = ''] = splitItem(ASSIGNMENT, text)
+  return [assignment(key.trim(), value, true, GGUF_VALUE_TYPES.find((one) => one === type) ?? null)]
 }
 
-function assignment(spelled: string, value: Json, bare: boolean): Assignment {
-  const [, before, named] = /^(.*):(\w+)$/.exec(spelled) ?? []
-  const type = GGUF_VALUE_TYPES.find((one) => one === named) ?? null
-  const key = type === null || before === undefined ? spelled : before
+/** A key of a JSON object may name its type too. */
+function fromJson(spelled: string, value: Json): Assignment {
+  const [key = '', type] = splitItem(ASSIGNMENT.slice(0, 2), spelled)
+  return assignment(key, value, false, GGUF_VALUE_TYPES.find((one) => one === type) ?? null)
+}
+
+function assignment(key: string, value: Json, bare: boolean, type: GgufValueType | null): Assignment {
   if (key === '' || new TextEncoder().encode(key).length > MAX_KEY_BYTES)
     throw badOption(`--set-metadata has a key that is empty or too long`, 'Give KEY=VALUE.')
   return { key, type, value, bare }

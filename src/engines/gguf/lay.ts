@@ -1,9 +1,10 @@
 import { AppError } from '../../core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
-import type { Finding, PlannedFile, Segment } from '../../core/plan.ts'
+import type { Finding, MetadataEntry, PlannedFile, Segment } from '../../core/plan.ts'
 import { tensorBytes, type Recipe } from '../../core/tensor.ts'
 import { alignUp, GGUF_ALIGNMENT, type GgufValue } from '../containers/gguf/types.ts'
 import { ggufLayout } from '../containers/gguf/writer.ts'
+import { describeMetadata } from './describe.ts'
 import { partPath, SPLIT_KEYS } from './files.ts'
 
 /** A tensor as it will lie in the file. */
@@ -64,6 +65,8 @@ function parseDecimalSize(text: string): number {
 export interface LaidOut {
   readonly files: readonly PlannedFile[]
   readonly size: number
+  /** The keys of the first file, but for those of splitting. */
+  readonly metadata: readonly MetadataEntry[]
   readonly findings: readonly Finding[]
 }
 
@@ -89,7 +92,8 @@ export function layFiles(
     const keys = splitKeys(no, groups.length, tensors.length)
     return layFile(partPath(stem, no, groups.length), no === 0 ? new Map([...metadata, ...keys]) : keys, group)
   })
-  return { files, size: files.reduce((sum, file) => sum + file.size, 0), findings }
+  const size = files.reduce((sum, file) => sum + file.size, 0)
+  return { files, size, metadata: describeMetadata(metadata), findings }
 }
 
 function splitKeys(no: number, count: number, tensors: number): Map<string, GgufValue> {

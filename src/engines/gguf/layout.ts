@@ -86,6 +86,7 @@ export async function planGguf(
     target: 'gguf',
     stages: [],
     files: laid.files,
+    metadata: laid.metadata,
     findings: [...findings, ...laid.findings],
     readBytes: tensors.reduce((sum, { recipe }) => sum + readBytes(recipe), 0),
     writeBytes: laid.size,

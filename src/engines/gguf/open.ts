@@ -9,6 +9,7 @@ import { architectureFor } from '../../models/index.ts'
 import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
 import type { Match } from '../engine.ts'
 import { architectureIdsOf, ggufArchitecture } from './arch/index.ts'
+import { describeMetadata } from './describe.ts'
 import { modelEntries, readModel, type GgufModel, type LocatedTensor } from './files.ts'
 import { ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, ROPE_FREQS } from './names.ts'
 import { rebuildConfig, type RopeFactors } from './read-config.ts'
@@ -49,6 +50,7 @@ export async function openGguf(folder: Folder, { entry }: Match): Promise<Checkp
     tokenizer,
     tensors: parts.tensors,
     extras: new Map(),
+    metadata: describeMetadata(model.metadata),
     sources: model.files,
     findings: [...findings, ...parts.findings, ...quantisedFinding(model)],
   }

@@ -63,6 +63,7 @@ export async function planFromGguf(
     target: 'gguf',
     stages: [],
     files: laid.files,
+    metadata: laid.metadata,
     findings: [...findings, ...laid.findings],
     readBytes: model.tensors.reduce((sum, { size }) => sum + size, 0),
     writeBytes: laid.size,

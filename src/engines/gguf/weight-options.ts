@@ -1,5 +1,5 @@
 import { AppError } from '../../core/errors.ts'
-import type { OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
+import { isFileValue, listItems, type OptionSpec, type OptionValue, type OptionValues } from '../../core/option.ts'
 import { importanceOf, readImatrix, type Imatrix } from '../containers/imatrix.ts'
 import { isOffered, mixOf, type MixSettings } from './mix.ts'
 import { DEFAULT_MIX, MIXES, type Mix } from './mixes.ts'
@@ -24,6 +24,19 @@ const FEATURED: ReadonlySet<string> = new Set(['q4_k_m', 'q5_k_m', 'q6_k', 'q8_0
  * held whole, and once more as the recipes of the tensors.
  */
 const MAX_IMATRIX_BYTES = 512 * 2 ** 20
+
+/** What leaves a type to the mixture. */
+const BY_MIXTURE = 'auto'
+
+/** A type for one matrix. */
+const TYPE_CHOICE: OptionSpec['kind'] = {
+  kind: 'choice',
+  choices: [
+    { value: BY_MIXTURE, title: 'As the weights above say', help: '' },
+    ...[...WRITABLE].map((value) => ({ value, title: value.toUpperCase(), help: '' })),
+  ],
+  default: BY_MIXTURE,
+}
 
 /** The options that decide the types of weights. */
 export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
@@ -63,20 +76,27 @@ export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
   {
     name: 'tensor-type',
     title: 'Types of single tensors',
-    help: 'PATTERN=TYPE, such as attn_v=q8_0 or blk\\.(0|1)\\.ffn_down=q6_k; several by commas, on lines of their own, or given again.',
-    kind: { kind: 'text', default: null, many: true },
+    help: 'A part of their names, or a regular expression such as blk\\.(0|1)\\.ffn_down, and the type that they get; the first that fits counts.',
+    kind: {
+      kind: 'list',
+      parts: [
+        { title: 'Pattern', before: '', example: 'attn_v' },
+        { title: 'Type', before: '=', example: 'q8_0', choices: [...WRITABLE] },
+      ],
+      default: null,
+    },
   },
   {
     name: 'output-tensor-type',
     title: 'Type of the output matrix',
-    help: 'A type such as q8_0 for the matrix that makes the logits.',
-    kind: { kind: 'text', default: null },
+    help: 'Of the matrix that makes the logits.',
+    kind: TYPE_CHOICE,
   },
   {
     name: 'token-embedding-type',
     title: 'Type of the embedding',
-    help: 'A type such as q8_0 for the table of token embeddings.',
-    kind: { kind: 'text', default: null },
+    help: 'Of the table of token embeddings.',
+    kind: TYPE_CHOICE,
   },
   {
     name: 'pure',
@@ -134,7 +154,7 @@ export async function weightOptions(options: OptionValues): Promise<WeightOption
 
 async function readImportances(value: OptionValue | undefined): Promise<Importances | null> {
   if (value === undefined || value === null) return null
-  if (typeof value !== 'object') throw new AppError('bad-option', '--imatrix takes a file')
+  if (!isFileValue(value)) throw new AppError('bad-option', '--imatrix takes a file')
   const source = await readImatrix(value.bytes, value.name)
   const of = new Map([...source.entries].map(([name, entry]) => [name, importanceOf(entry, source.form)]))
   return { of, file: value.name, source }
@@ -142,7 +162,7 @@ async function readImportances(value: OptionValue | undefined): Promise<Importan
 
 function typeOption(options: OptionValues, name: string): WeightType | null {
   const value = options[name]
-  return typeof value === 'string' && value.trim() !== '' ? typeNamed(value, name) : null
+  return typeof value === 'string' && value.trim() !== '' && value !== BY_MIXTURE ? typeNamed(value, name) : null
 }
 
 function typeNamed(text: string, option: string): WeightType {
@@ -154,15 +174,18 @@ function typeNamed(text: string, option: string): WeightType {
   })
 }
 
-/** Patterns may hold commas: an item ends behind its type. */
+/** One text may hold several, by commas as well; patterns may hold commas too: an item ends behind its type. */
 const ITEM = /\s*([^=\n]+)=[ \t]*(\w+)[ \t]*(?:[,;\n]|$)/gy
 
 function overridesOf(value: OptionValue | undefined): MixSettings['overrides'] {
-  if (typeof value !== 'string' || value.trim() === '') return []
-  const items = [...value.trim().matchAll(ITEM)]
+  return listItems(value).flatMap((text) => overridesIn(text.trim()))
+}
+
+function overridesIn(text: string): MixSettings['overrides'] {
+  const items = [...text.matchAll(ITEM)]
   const read = items.reduce((sum, [whole]) => sum + whole.length, 0)
-  if (read !== value.trim().length) {
-    throw new AppError('bad-option', `--tensor-type cannot be ${JSON.stringify(value.trim().slice(read))}`, {
+  if (read !== text.length) {
+    throw new AppError('bad-option', `--tensor-type cannot be ${JSON.stringify(text.slice(read))}`, {
       hint: 'Give PATTERN=TYPE, such as attn_v=q8_0.',
     })
   }

@@ -1,6 +1,7 @@
 import type { FormatInfo } from '../../api/wire.ts'
 import { AppError } from '../../core/errors.ts'
-import { resolveOptions, type OptionSpec, type OptionValue, type OptionValues } from '../../core/option.ts'
+import { listItems, resolveOptions, splitItem } from '../../core/option.ts'
+import type { ListPart, OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
 import type { FakeDistribution, FakeType, Transforms } from '../../core/transform.ts'
 import { mainOption } from './formats.ts'
 
@@ -120,14 +121,24 @@ export function changed(specs: readonly OptionSpec[], values: OptionValues): Opt
   const kept = specs.flatMap(({ name, kind }): [string, OptionValue][] => {
     const value = values[name]
     if (value === undefined || value === null || value === kind.default) return []
+    if (kind.kind === 'list') {
+      const items = listItems(value).filter((item) => !isEmpty(kind.parts, item))
+      return items.length === 0 ? [] : [[name, items]]
+    }
     return value === '' ? [] : [[name, value]]
   })
   return Object.fromEntries(kept)
 }
 
+/** Whether nothing was typed into a row of a list: what is only to be chosen has a value from the start. */
+function isEmpty(parts: readonly ListPart[], item: string): boolean {
+  return splitItem(parts, item).every((value, index) => value === '' || parts[index]?.choices !== undefined)
+}
+
 /** What is wrong with a value by itself, as one sentence; null if nothing is. */
 export function faultOf(spec: OptionSpec, value: OptionValue | undefined): string | null {
   if (value === undefined || value === null || value === '') return null
+  if (spec.kind.kind === 'list') return rowFault(spec.kind.parts, listItems(value))
   try {
     resolveOptions([spec], { [spec.name]: value })
     return null
@@ -135,6 +146,19 @@ export function faultOf(spec: OptionSpec, value: OptionValue | undefined): strin
     const { message, hint } = AppError.from(error)
     return hint ?? message
   }
+}
+
+function rowFault(parts: readonly ListPart[], items: readonly string[]): string | null {
+  for (const [row, item] of items.entries()) {
+    if (isEmpty(parts, item)) continue
+    const values = splitItem(parts, item)
+    const missing = parts.find(
+      ({ optional, blank }, index) => optional !== true && blank !== true && values[index]?.trim() === '',
+    )
+    if (missing !== undefined)
+      return `Row ${row + 1} lacks the ${missing.title.toLowerCase()}: give it, or take the row away.`
+  }
+  return null
 }
 
 /** A short code that differs where values do: for names of places. */

@@ -13,6 +13,7 @@ import { executeNaively } from '../../oracle/naive.ts'
 import { sourceOf } from './bytes.ts'
 import { isOffered } from '../../../src/engines/gguf/mix.ts'
 import { MIXES } from '../../../src/engines/gguf/mixes.ts'
+import { WRITABLE } from '../../../src/engines/gguf/weight-types.ts'
 import { madeUpCheckpoint, madeUpTokenizer, MADE_UP_VOCAB, type MadeUp } from './made-up.ts'
 
 const SMALL: MadeUp = { layers: 2, hidden: 64, intermediate: 96, heads: 4, kvHeads: 2, tied: false }
@@ -421,6 +422,10 @@ test('options have a helpful line each', () => {
   for (const option of gguf.options) {
     expect(option.help).toMatch(/\.$/)
     if (option.kind.kind !== 'choice') continue
+    if (option.name !== 'quant') {
+      expect(option.kind.choices.map(({ value }) => value)).toEqual(['auto', ...WRITABLE])
+      continue
+    }
     const offered = MIXES.filter(isOffered).map(({ id }) => id)
     expect(option.kind.choices.map(({ value }) => value)).toEqual([...offered, 'copy'])
     expect(option.kind.default).toBe('q4_k_m')

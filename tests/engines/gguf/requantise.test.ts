@@ -177,11 +177,12 @@ describe('editing metadata', () => {
   test('several at once, in place; new keys come last; removed ones go', async () => {
     const before = [...(await edited({})).keys()]
     const after = await edited({
-      'set-metadata': 'my.first=1\ngeneral.name=x',
-      'remove-metadata': 'modelconvert.recipe, general.basename',
+      'set-metadata': ['my.first=1', 'general.name=x', '{"my.second:u8": 2}', 'my.text=two\nlines=2'],
+      'remove-metadata': ['modelconvert.recipe', 'general.basename'],
     })
     const kept = before.filter((key) => key !== 'modelconvert.recipe' && key !== 'general.basename')
-    expect([...after.keys()]).toEqual([...kept, 'my.first'])
+    expect([...after.keys()]).toEqual([...kept, 'my.first', 'my.second', 'my.text'])
+    expect(after.get('my.text')).toEqual({ type: 'string', value: 'two\nlines=2' })
   })
 
   const bad: readonly (readonly [OptionValues, RegExp])[] = [
