@@ -1,6 +1,10 @@
+import { cp, mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Api } from '../../src/api/api.ts'
+import { formatJson } from '../../src/core/json.ts'
+import { poolingFiles } from '../../src/engines/transformers/sentence-transformers.ts'
+import { convertFolder } from './convert-folder.ts'
 import { convertByProduct, productApi, temporaryFolder } from './gguf-files.ts'
 import { judge, noLlama } from './llama.ts'
 import { MODELS, noModels, readReferenceTensors, readTensors } from './models.ts'
@@ -62,6 +66,37 @@ describe.skipIf(reason !== null)(`encoders as llama.cpp runs them${reason === nu
       await llama.close()
     }
   })
+
+  test.each(['mean', 'cls'] as const)(
+    'distilbert: the vector of a text is what 1_Pooling says, %s',
+    async (pooling) => {
+      const ids = readReferenceTensors('distilbert').get('in.input_ids')!.values
+      const plain = await judge(await convertByProduct(api, 'distilbert', 'f32', folder.path), { embeddings: true })
+      const states = await plain.encode(ids)
+      await plain.close()
+      const input = path.join(folder.path, pooling)
+      await cp(path.join(MODELS, 'distilbert'), input, { recursive: true })
+      for (const [name, json] of poolingFiles(pooling, 64)) {
+        await mkdir(path.dirname(path.join(input, name)), { recursive: true })
+        await writeFile(path.join(input, name), formatJson(json))
+      }
+      const llama = await judge(await convertFolder(api, input, { quant: 'f32' }, folder.path, {}, pooling), {
+        embeddings: true,
+      })
+      try {
+        const width = states.length / ids.length
+        const rows = pooling === 'cls' ? 1 : ids.length
+        const expected = Array.from({ length: width }, (_, column) => {
+          let sum = 0
+          for (let row = 0; row < rows; row++) sum += states[row * width + column]!
+          return sum / rows
+        })
+        expect(largestDifference(await llama.pool(ids), expected)).toBeLessThan(1e-5)
+      } finally {
+        await llama.close()
+      }
+    },
+  )
 
   test('t5: hidden states of the encoder, logits of the decoder', async () => {
     const reference = readReferenceTensors('t5')

@@ -86,6 +86,11 @@ function classify({ ids }) {
   return withBatch(ids, 0, api.encode, () => floats(api.sequenceEmbeddings(context, 0), api.classes(model)))
 }
 
+/** The one vector that an encoder makes of a text, [width]. */
+function pool({ ids }) {
+  return withBatch(ids, 0, api.encode, () => floats(api.sequenceEmbeddings(context, 0), api.width(model)))
+}
+
 /** The hidden states of an encoder, [tokens, width]. */
 function encode({ ids }) {
   return withBatch(ids, 0, api.encode, () => floats(api.embeddings(context), ids.length * api.width(model)))
@@ -136,6 +141,7 @@ const OPS = {
   open,
   classify,
   encode,
+  pool,
   translate,
   tokenize,
   logits: ({ ids }) => logits(ids),

@@ -19,6 +19,8 @@ export interface Judge {
   classify(ids: readonly number[]): Promise<Float32Array>
   /** The hidden states of an encoder, [ids, width]. */
   encode(ids: readonly number[]): Promise<Float32Array>
+  /** The one vector that an encoder makes of a text, [width]. */
+  pool(ids: readonly number[]): Promise<Float32Array>
   /** Logits of an encoder-decoder, [decoderIds, vocabulary]. */
   translate(ids: readonly number[], decoderIds: readonly number[]): Promise<Float32Array>
   close(): Promise<void>
@@ -50,6 +52,7 @@ export async function judge(ggufPath: string, options: JudgeOptions = {}): Promi
       greedy: async (ids, count) => (await call('greedy', { ids, count })) as number[],
       classify: async (ids) => (await call('classify', { ids })) as Float32Array,
       encode: async (ids) => (await call('encode', { ids })) as Float32Array,
+      pool: async (ids) => (await call('pool', { ids })) as Float32Array,
       translate: async (ids, decoderIds) => (await call('translate', { ids, decoderIds })) as Float32Array,
       close,
     }

@@ -5,6 +5,8 @@ const EXTRAS: readonly RegExp[] = [
   /^(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config)\.json$/,
   /^(?:tokenizer\.model|spiece\.model|merges\.txt|vocab\.txt)$/,
   /^chat_template\.(?:jinja|json)$/,
+  // sentence-transformers
+  /^(?:modules|sentence_[\w]+_config|config_sentence_transformers|\d+_[A-Z]\w*\/config)\.json$/,
   /^additional_chat_templates\/[\w.-]+\.jinja$/,
 ]
 

@@ -2,6 +2,7 @@ import type { ModelConfig } from '../../core/checkpoint.ts'
 import type { Json } from '../../core/json.ts'
 import type { ModelFacts } from '../../models/architecture.ts'
 import { ggufNumber, type GgufHeader } from '../containers/gguf/reader.ts'
+import { POOLING } from './metadata.ts'
 
 /** What a file's keys and tensors tell beyond the sizes that all models have. */
 export interface GgufFacts {
@@ -17,12 +18,6 @@ export interface GgufFacts {
 /** T5's bucket distance, which llama.cpp has built in. */
 const T5_DISTANCE = 128
 
-const POOLING: ReadonlyMap<number, 'mean' | 'cls' | 'last'> = new Map([
-  [1, 'mean'],
-  [2, 'cls'],
-  [3, 'last'],
-])
-
 /** The inverse of the keys that each architecture adds, as far as tensors and configurations depend on them. */
 export function readFacts({ metadata, tensors }: Pick<GgufHeader, 'metadata' | 'tensors'>, prefix: string): GgufFacts {
   const at = (key: string): number | null => ggufNumber(metadata, `${prefix}.${key}`)
@@ -35,7 +30,7 @@ export function readFacts({ metadata, tensors }: Pick<GgufHeader, 'metadata' | '
   const buckets = at('attention.relative_buckets_count')
   const types = tensors.find(({ name }) => name === 'token_types.weight')?.shape[0]
   const labels = metadata.get(`${prefix}.classifier.output_labels`)
-  const pooling = POOLING.get(at('pooling_type') ?? 0)
+  const pooling = (['mean', 'cls', 'last'] as const).find((kind) => POOLING[kind] === at('pooling_type'))
   const dim = at('rope.dimension_count')
   const headDim = at('attention.key_length')
   return {

@@ -95,10 +95,16 @@ export function modelMetadata(
     const isNumber = value.type === 'u32' || value.type === 'f32'
     metadata.set(full, isNumber ? numeric(value.type, value.value, full) : value)
   }
+  const pooling = `${architecture.name}.pooling_type`
+  if (config.pooling !== undefined && !metadata.has(pooling))
+    metadata.set(pooling, { type: 'u32', value: POOLING[config.pooling] })
   metadata.set('general.file_type', numeric('u32', mix.fileType, 'general.file_type'))
   metadata.set('general.quantization_version', numeric('u32', QUANTIZATION_VERSION, 'general.quantization_version'))
   return metadata
 }
+
+/** llama.cpp's numbers of the ways to make one vector of a text. */
+export const POOLING = { mean: 1, cls: 2, last: 3 } as const
 
 function setRopeScaling(
   scaling: RopeScaling,

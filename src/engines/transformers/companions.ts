@@ -1,19 +1,20 @@
 /** Plans what stands beside a model's weights. */
 import type { Checkpoint } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
-import { formatJson, type JsonObject } from '../../core/json.ts'
+import { formatJson, type Json } from '../../core/json.ts'
 import type { Finding, PlannedFile } from '../../core/plan.ts'
 import { bytesFile, copiedFile } from '../containers/shards.ts'
 import { CONFIG_FILE } from './files.ts'
 import { GENERATION_CONFIG } from './outline.ts'
 import { generationJson } from './write-config.ts'
+import { poolingFiles } from './sentence-transformers.ts'
 import { tokenizerFiles } from './write-tokenizer.ts'
 
 /** Files that hold a vocabulary. */
 const VOCABULARIES = ['tokenizer.json', 'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt']
 
 /** A file of JSON as transformers writes it. */
-export function jsonFile(path: string, json: JsonObject): PlannedFile {
+export function jsonFile(path: string, json: Json): PlannedFile {
   return bytesFile(path, `${formatJson(json)}\n`)
 }
 
@@ -22,6 +23,8 @@ export function companionFiles({ config, extras, tokenizer }: Checkpoint, findin
   const carried = [...extras].filter(([path]) => path !== CONFIG_FILE && !/\.safetensors(?:\.index\.json)?$/.test(path))
   const files = carried.map(([path, recipe]) => copiedFile(path, recipe))
   if (!extras.has(GENERATION_CONFIG)) files.push(jsonFile(GENERATION_CONFIG, generationJson(config)))
+  const pooled = config.pooling === undefined ? [] : poolingFiles(config.pooling, config.hiddenSize)
+  for (const [path, json] of pooled) if (!extras.has(path)) files.push(jsonFile(path, json))
   if (VOCABULARIES.some((path) => extras.has(path))) return files
   if (tokenizer === null) {
     findings.push({

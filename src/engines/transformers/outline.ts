@@ -6,6 +6,7 @@ import { read, type Recipe } from '../../core/tensor.ts'
 import type { Architecture } from '../../models/architecture.ts'
 import { architectureOf, normalizeConfig, type NormalizedConfig } from './config.ts'
 import { CONFIG_FILE, extraFiles, OLD_QUANTIZATION_FILES, type ModelFiles } from './files.ts'
+import { readPooling } from './sentence-transformers.ts'
 import { readTokenizer } from './tokenizer.ts'
 
 /** Vision models list thousands of labels in theirs; none has more than a few MB. */
@@ -32,7 +33,9 @@ export async function outlineOf(
   weights: readonly string[],
 ): Promise<Checkpoint> {
   const { root } = model
-  const config = await withGeneration(given, folder, model)
+  const { pooling, findings: pooled } = await readPooling(folder, model)
+  const generating = await withGeneration(given, folder, model)
+  const config = pooling === undefined ? generating : { ...generating, pooling }
   const { tokenizer, findings } = await readTokenizer(folder, model, config)
   const extras = extraFiles(model)
   const read8 = (name: string): [string, Recipe] => {
@@ -54,7 +57,7 @@ export async function outlineOf(
     tensors: new Map(),
     extras: new Map(extras.map(read8)),
     sources,
-    findings,
+    findings: [...pooled, ...findings],
   }
 }
 

@@ -2,8 +2,6 @@ import type { ModelConfig } from '../../../core/checkpoint.ts'
 import type { GgufValue } from '../../containers/gguf/types.ts'
 import { LAYER_NORM, u32, type GgufArchitecture } from './contract.ts'
 
-/** llama.cpp's numbers of the ways to make one vector of a text. */
-const POOLING = { mean: 1, cls: 2, last: 3 } as const
 /** The first token's vector through the classifier. */
 const RANK = 4
 
@@ -13,14 +11,6 @@ function tokenTypeKeys({ tokenTypes }: ModelConfig): Keys {
   return [
     ['{arch}.attention.causal', { type: 'bool', value: false }],
     ['tokenizer.ggml.token_type_count', u32(tokenTypes ?? 1)],
-  ]
-}
-
-function embeddingKeys(config: ModelConfig): Keys {
-  const { pooling } = config
-  return [
-    ...tokenTypeKeys(config),
-    ...(pooling === undefined ? [] : [['{arch}.pooling_type', u32(POOLING[pooling])] as const]),
   ]
 }
 
@@ -40,7 +30,7 @@ export const bert: GgufArchitecture = {
   omitted: [/^mlm\./, /^lm_head\./],
   keys: (config) =>
     config.labels === undefined
-      ? embeddingKeys(config)
+      ? tokenTypeKeys(config)
       : [
           ...tokenTypeKeys(config),
           ['{arch}.pooling_type', u32(RANK)],
@@ -56,6 +46,6 @@ export const distilbert: GgufArchitecture = {
     'blocks.{i}.post_mlp_norm': 'blk.{i}.layer_output_norm',
   },
   omitted: [/^classifier/, /^mlm\./, /^lm_head\./],
-  keys: embeddingKeys,
+  keys: tokenTypeKeys,
   refuses: ({ activation }) => (activation === 'relu' ? 'the activation "relu"' : null),
 }
