@@ -45,6 +45,8 @@ __attribute__((export_name("convert"))) int convert(int from, int to, const uint
     case Q6_K: return quantize((enum type)from, in, out, n, quantize_q6_k, 256, 210);
     case IQ4_NL: return quantize((enum type)from, in, out, n, quantize_iq4_nl, 32, 18);
     case IQ4_XS: return quantize((enum type)from, in, out, n, quantize_iq4_xs, 256, 136);
+    case IQ3_XXS: return quantize((enum type)from, in, out, n, quantize_iq3_xxs, 256, 98);
+    case IQ3_S: return quantize((enum type)from, in, out, n, quantize_iq3_s, 256, 110);
     case MXFP4: return quantize((enum type)from, in, out, n, quantize_mxfp4, 32, 17);
     case TQ1_0: return quantize((enum type)from, in, out, n, quantize_tq1_0, 256, 54);
     case TQ2_0: return quantize((enum type)from, in, out, n, quantize_tq2_0, 256, 66);
@@ -106,6 +108,8 @@ __attribute__((export_name("convert_weighted"))) int convert_weighted(int from, 
     case Q6_K: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_q6_k, 256, 210);
     case IQ4_NL: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq4_nl, 32, 18);
     case IQ4_XS: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq4_xs, 256, 136);
+    case IQ3_XXS: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq3_xxs, 256, 98);
+    case IQ3_S: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq3_s, 256, 110);
     default: return UNSUPPORTED;
   }
 }

@@ -47,6 +47,8 @@ int quantize_q5_k(const float *x, uint8_t *out, int n);
 int quantize_q6_k(const float *x, uint8_t *out, int n);
 int quantize_iq4_nl(const float *x, uint8_t *out, int n);
 int quantize_iq4_xs(const float *x, uint8_t *out, int n);
+int quantize_iq3_xxs(const float *x, uint8_t *out, int n);
+int quantize_iq3_s(const float *x, uint8_t *out, int n);
 int quantize_mxfp4(const float *x, uint8_t *out, int n);
 int quantize_tq1_0(const float *x, uint8_t *out, int n);
 int quantize_tq2_0(const float *x, uint8_t *out, int n);
@@ -63,6 +65,8 @@ int weighted_q5_k(const float *x, uint8_t *out, int n, const float *importance, 
 int weighted_q6_k(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
 int weighted_iq4_nl(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
 int weighted_iq4_xs(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
+int weighted_iq3_xxs(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
+int weighted_iq3_s(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
 
 int dequantize(enum type from, const uint8_t *in, float *out, int n);
 

@@ -31,6 +31,8 @@ const BLOCK_TYPES = [
   'q6_k',
   'iq4_nl',
   'iq4_xs',
+  'iq3_xxs',
+  'iq3_s',
   'mxfp4',
   'tq1_0',
   'tq2_0',

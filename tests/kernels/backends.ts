@@ -22,12 +22,16 @@ export const BLOCKS: readonly DType[] = [
   'q6_k',
   'iq4_nl',
   'iq4_xs',
+  'iq3_xxs',
+  'iq3_s',
   'mxfp4',
   'tq1_0',
   'tq2_0',
 ]
+/** Those whose values are entries of grids. */
+export const GRIDS: readonly DType[] = ['iq1_s', 'iq1_m', 'iq2_xxs', 'iq2_xs', 'iq2_s', 'iq3_xxs', 'iq3_s']
 /** The block types that there are kernels only to read for. */
-export const READ_ONLY: readonly DType[] = ['iq1_s', 'iq1_m', 'iq2_xxs', 'iq2_xs', 'iq2_s', 'iq3_xxs', 'iq3_s']
+export const READ_ONLY: readonly DType[] = GRIDS.filter((type) => !BLOCKS.includes(type))
 /** Those of the first that take an importance matrix. */
 export const WEIGHTED: readonly DType[] = BLOCKS.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'].includes(type))
 

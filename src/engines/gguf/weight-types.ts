@@ -54,6 +54,8 @@ export const WRITABLE: ReadonlySet<WeightType> = new Set<WeightType>([
   'iq4_xs',
   'mxfp4',
   'q3_k',
+  'iq3_s',
+  'iq3_xxs',
   'q2_k',
   'tq2_0',
   'tq1_0',

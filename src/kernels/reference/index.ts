@@ -70,6 +70,8 @@ const SPEED: { readonly [D in DType]?: number } = {
   q6_k: 1e6,
   iq4_nl: 0.5e6,
   iq4_xs: 0.5e6,
+  iq3_xxs: 0.1e6,
+  iq3_s: 0.1e6,
   mxfp4: 5e6,
   tq1_0: 15e6,
   tq2_0: 15e6,

@@ -37,16 +37,13 @@ export function floatCode(dtype: DType): number | null {
   return code === undefined || code > LAST_FLOAT ? null : code
 }
 
-/** Types from here on are only read. */
-const FIRST_READ_ONLY = 18
-
 /** The two type numbers that the module's `convert` or `convert_weighted` takes for an op, or null if it cannot do it. */
 export function opCodes(op: KernelOp): readonly [number, number] | null {
   const [from, to] = [CODES[op.from], CODES[op.to]]
   if (from === undefined || to === undefined) return null
   if (op.weighted === true) return from <= LAST_FLOAT && WEIGHTED_SPEED[op.to] !== undefined ? [from, to] : null
-  if (to >= FIRST_READ_ONLY) return null
-  return from <= LAST_FLOAT || to === CODES.f32 ? [from, to] : null
+  if (from > LAST_FLOAT) return to === CODES.f32 ? [from, to] : null
+  return to <= LAST_FLOAT || QUANTISE_SPEED[op.to] !== undefined ? [from, to] : null
 }
 
 /**
@@ -66,6 +63,8 @@ const QUANTISE_SPEED: { readonly [D in DType]?: number } = {
   q6_k: 170e6,
   iq4_nl: 90e6,
   iq4_xs: 90e6,
+  iq3_s: 2e6,
+  iq3_xxs: 2e6,
   mxfp4: 400e6,
   tq1_0: 500e6,
   tq2_0: 1e9,
@@ -83,6 +82,8 @@ const WEIGHTED_SPEED: { readonly [D in DType]?: number } = {
   q6_k: 150e6,
   iq4_nl: 80e6,
   iq4_xs: 80e6,
+  iq3_s: 2e6,
+  iq3_xxs: 2e6,
 }
 const CAST_SPEED = 1.5e9
 

@@ -5,7 +5,9 @@
  */
 import type { DType } from '../../core/dtype.ts'
 import type { GridMap } from '../reference/grid-neighbours.ts'
+import { searchS, searchXxs } from '../reference/iq3.ts'
 import type { WasmArena } from './arena.ts'
+import { iq3Tables } from './iq3-tables.ts'
 import type { WasmMemory } from './module.ts'
 
 /** Right below where buffers begin; the grids end far below it. */
@@ -20,7 +22,10 @@ export function plainTables({ entries, neighbours }: GridMap): readonly ArrayBuf
 }
 
 /** The types that are searched in tables: the place of the address, and the tables. */
-const SEARCHES: { readonly [D in DType]?: { readonly slot: number; readonly make: Make } } = {}
+const SEARCHES: { readonly [D in DType]?: { readonly slot: number; readonly make: Make } } = {
+  iq3_xxs: { slot: 5, make: () => iq3Tables(searchXxs()) },
+  iq3_s: { slot: 6, make: () => iq3Tables(searchS()) },
+}
 
 /** The tables in one memory. */
 export interface SearchTables {
