@@ -69,6 +69,13 @@ INLINE c16 min_u8(c16 a, c16 b) { return (c16)wasm_u8x16_min((v128_t)a, (v128_t)
 INLINE b16 clamp_s8(b16 v, int8_t low, int8_t high) {
   return (b16)wasm_i8x16_min(wasm_i8x16_max((v128_t)v, wasm_i8x16_splat(low)), wasm_i8x16_splat(high));
 }
+/* x + y in double, rounded to float. */
+INLINE f4 add_wide4(f4 x, double y) {
+  v128_t wide = wasm_f64x2_splat(y), upper = wasm_i32x4_shuffle((v128_t)x, (v128_t)x, 2, 3, 2, 3);
+  v128_t a = wasm_f32x4_demote_f64x2_zero(wasm_f64x2_add(wasm_f64x2_promote_low_f32x4((v128_t)x), wide));
+  v128_t b = wasm_f32x4_demote_f64x2_zero(wasm_f64x2_add(wasm_f64x2_promote_low_f32x4(upper), wide));
+  return (f4)wasm_i32x4_shuffle(a, b, 0, 1, 4, 5);
+}
 /* The top bits of the sixteen bytes. */
 INLINE uint32_t top_bits(c16 v) { return wasm_i8x16_bitmask((v128_t)v); }
 #else

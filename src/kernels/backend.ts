@@ -20,6 +20,31 @@ export type SchemeOp =
   | { readonly kind: 'quantize'; readonly from: DType; readonly scheme: GroupScheme }
   | { readonly kind: 'dequantize'; readonly scheme: Scheme }
 
+/** Types that random values are drawn in. */
+export type DrawType = 'f32' | 'f16' | 'bf16'
+
+/**
+ * Draw random values, each from a seed and its own index alone, with integer arithmetic: uniform ones, or those of a table
+ * of the {@link QUANTILES} of a normal distribution, each as likely as the others.
+ */
+export interface DrawOp {
+  readonly kind: 'draw'
+  readonly how: 'uniform' | 'normal'
+  readonly to: DrawType
+}
+
+/** Values in the table of a normal distribution. */
+export const QUANTILES = 1 << 16
+
+/** Add a product of two narrow matrices to a matrix: what a LoRA adapter is. */
+export interface LowRankOp {
+  readonly kind: 'low-rank'
+  readonly rank: number
+}
+
+/** All that a backend may do. */
+export type AnyOp = KernelOp | SchemeOp | DrawOp | LowRankOp
+
 /** How much each column of a matrix counts (one tensor's entry in an importance matrix): finite, not negative. */
 export interface Importance {
   /** f32, `columns` of them. */
@@ -68,6 +93,47 @@ export interface SchemeKernel {
   run(parts: Parts, values: Uint8Array, rows: number, columns: number, signal?: AbortSignal): Promise<KernelResult>
 }
 
+/** Which random values a run draws. */
+export interface Draw {
+  /** 0 to 2^32 - 1. */
+  readonly seed: number
+  /** Index in the tensor of the run's first element. */
+  readonly start: number
+  /**
+   * Uniform: from `low` up to `high`, `fround(low + fround(fround(high - low) * u))` with u from 0 up to 1 in steps of
+   * 2^-24. Normal: a table of {@link QUANTILES} values of the op's type.
+   */
+  readonly from: { readonly low: number; readonly high: number } | { readonly table: Uint8Array }
+}
+
+/** A prepared {@link DrawOp}, as {@link Kernel} otherwise. */
+export interface DrawKernel {
+  readonly op: DrawOp
+  /** Fills `output` with `elements` values. `bad` is the index of the first that the type cannot hold. */
+  run(draw: Draw, output: Uint8Array, elements: number, signal?: AbortSignal): Promise<KernelResult>
+}
+
+/** The two factors of a low-rank update, in f32. */
+export interface Factors {
+  /** [rows, rank]. */
+  readonly up: Uint8Array
+  /** [rank, columns]. */
+  readonly down: Uint8Array
+  readonly columns: number
+  /** Rounded to f32. */
+  readonly scale: number
+}
+
+/** A prepared {@link LowRankOp}, as {@link Kernel} otherwise. */
+export interface LowRankKernel {
+  readonly op: LowRankOp
+  /**
+   * Adds `scale * up · down` to `values`, f32 [rows, columns]. Sums go by ascending rank, from 0, in f32; no step is fused
+   * with another. What is not finite is not looked for.
+   */
+  run(factors: Factors, values: Uint8Array, rows: number, signal?: AbortSignal): Promise<void>
+}
+
 /** Memory that kernels read and write without a copy. Buffers are 64-byte aligned. */
 export interface Arena {
   /** A buffer of exactly `bytes` bytes with undefined content. Throws AppError `memory` when the arena is exhausted. */
@@ -86,12 +152,14 @@ export interface Backend {
   readonly threads: number
   readonly arena: Arena
   /** Whether its bytes equal the reference's for this op. */
-  exact(op: KernelOp | SchemeOp): boolean
+  exact(op: AnyOp): boolean
   /** Elements per second of one thread, roughly; 0 if it cannot do the op. The dispatcher's only criterion. */
-  speed(op: KernelOp | SchemeOp): number
+  speed(op: AnyOp): number
   /** Throws AppError `unsupported` if it cannot do the op. */
   prepare(op: KernelOp): Kernel
   /** The same. */
   prepareScheme(op: SchemeOp): SchemeKernel
+  prepareDraw(op: DrawOp): DrawKernel
+  prepareLowRank(op: LowRankOp): LowRankKernel
   close(): Promise<void>
 }

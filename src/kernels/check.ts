@@ -1,11 +1,24 @@
 import { bytesOf, DTYPES, type DType } from '../core/dtype.ts'
 import { AppError } from '../core/errors.ts'
 import { schemeFields, tensorBytes, type Scheme } from '../core/tensor.ts'
-import type { Importance, KernelOp, Parts, SchemeOp } from './backend.ts'
+import {
+  QUANTILES,
+  type AnyOp,
+  type Draw,
+  type DrawOp,
+  type Factors,
+  type Importance,
+  type KernelOp,
+  type LowRankOp,
+  type Parts,
+  type SchemeOp,
+} from './backend.ts'
 import { groupOf } from './reference/group-index.ts'
 
-/** An op for people: "f16 -> q4_k", "bf16 -> affine, 4 bits, group 64". */
-export function describeOp(op: KernelOp | SchemeOp): string {
+/** An op for people: "f16 -> q4_k", "bf16 -> affine, 4 bits, group 64", "normal f16", "update of rank 16". */
+export function describeOp(op: AnyOp): string {
+  if (op.kind === 'draw') return `${op.how} ${op.to}`
+  if (op.kind === 'low-rank') return `update of rank ${op.rank}`
   if (op.kind === 'quantize') return `${op.from} -> ${describeScheme(op.scheme)}`
   if (op.kind === 'dequantize') return `${describeScheme(op.scheme)} -> f32`
   return `${op.from} -> ${op.to}${op.weighted === true ? ' by importance' : ''}`
@@ -73,4 +86,30 @@ export function checkParts(op: SchemeOp, parts: Parts, values: Uint8Array, rows:
 function requireBytes(op: SchemeOp, name: string, buffer: Uint8Array | undefined, bytes: number): void {
   if (buffer?.byteLength === bytes) return
   throw new AppError('internal', `${describeOp(op)}: ${name} of ${buffer?.byteLength ?? 0} bytes instead of ${bytes}.`)
+}
+
+/** Throws AppError `internal` unless the draw is of the op's kind, and the output holds it. */
+export function checkDraw(op: DrawOp, { start, from }: Draw, output: Uint8Array, elements: number): void {
+  const table = 'table' in from ? from.table.byteLength : null
+  const fits = table === (op.how === 'normal' ? bytesOf(op.to, QUANTILES) : null)
+  const counts = [elements, start].every((count) => Number.isSafeInteger(count) && count >= 0)
+  if (fits && counts && output.byteLength >= bytesOf(op.to, elements)) return
+  throw new AppError(
+    'internal',
+    `${elements} elements of ${describeOp(op)} from element ${start} in ${output.byteLength} bytes, a table of ${table ?? 0}.`,
+  )
+}
+
+/** Throws AppError `internal` unless factors and values are whole rows. */
+export function checkFactors(op: LowRankOp, { up, down, columns }: Factors, values: Uint8Array, rows: number): void {
+  const good =
+    [rows, columns, op.rank].every((count) => Number.isSafeInteger(count) && count >= 0) &&
+    up.byteLength === bytesOf('f32', rows * op.rank) &&
+    down.byteLength === bytesOf('f32', op.rank * columns) &&
+    values.byteLength === bytesOf('f32', rows * columns)
+  if (good) return
+  throw new AppError(
+    'internal',
+    `An ${describeOp(op)} of [${rows}, ${columns}]: ${up.byteLength}, ${down.byteLength} and ${values.byteLength} bytes.`,
+  )
 }

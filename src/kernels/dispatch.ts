@@ -1,5 +1,5 @@
 import { AppError } from '../core/errors.ts'
-import type { Backend, KernelOp, SchemeOp } from './backend.ts'
+import type { AnyOp, Backend } from './backend.ts'
 import { describeOp } from './check.ts'
 import type { SelfTestFailure } from './selftest.ts'
 
@@ -13,12 +13,12 @@ export interface Choice {
 /** Self-test failures by backend. */
 export type Refused = ReadonlyMap<Backend, readonly SelfTestFailure[]>
 
-function total(backend: Backend, op: KernelOp | SchemeOp): number {
+function total(backend: Backend, op: AnyOp): number {
   return backend.speed(op) * backend.threads
 }
 
 /** Why a backend must not do an op; null if it may. */
-function objection(backend: Backend, op: KernelOp | SchemeOp, refused: Refused | undefined): string | null {
+function objection(backend: Backend, op: AnyOp, refused: Refused | undefined): string | null {
   if (backend.speed(op) === 0) return `${backend.label} cannot do ${describeOp(op)}`
   if (!backend.exact(op)) return `${backend.label} is not exact for ${describeOp(op)}`
   const failure = refused?.get(backend)?.find((other) => describeOp(other.op) === describeOp(op))
@@ -30,7 +30,7 @@ function objection(backend: Backend, op: KernelOp | SchemeOp, refused: Refused |
  * `unsupported` if there is none. The order of `backends` decides between equals and is taken as the order of preference
  * when one falls out: its reason is then told.
  */
-export function chooseBackend(backends: readonly Backend[], op: KernelOp | SchemeOp, refused?: Refused): Choice {
+export function chooseBackend(backends: readonly Backend[], op: AnyOp, refused?: Refused): Choice {
   const objections: string[] = []
   let chosen: Backend | null = null
   for (const backend of backends) {

@@ -10,13 +10,14 @@ import { parseArgs, promisify } from 'node:util'
 import { createApi, createNodeHost } from '../../dist/node/index.js'
 import { writeSynthetic } from '../long/synthetic.mjs'
 import { libraryFolder } from '../oracle/library.mjs'
+import { benchFake } from './fake.mjs'
 import { benchKernels } from './kernels.mjs'
 
 const { values: options } = parseArgs({
   options: {
     size: { type: 'string', default: '1024' },
     rounds: { type: 'string', default: '3' },
-    only: { type: 'string', default: 'kernels,whole,llama' },
+    only: { type: 'string', default: 'kernels,whole,fake,llama' },
     folder: { type: 'string' },
   },
 })
@@ -304,6 +305,29 @@ async function reportWhole(model, folder) {
   say()
 }
 
+// --- made-up weights ------------------------------------------------------------------------------------------------
+
+async function reportFake(folder) {
+  const { label, rates, whole } = await benchFake(folder, SIZE, ROUNDS)
+  say(`## Made-up weights: ${label}`)
+  say()
+  table(
+    ['drawn alone', 'type', 'rate'],
+    rates.map(({ how, to, mbs }) => [how, to, `${mbs.toFixed(0)} MB/s`]),
+  )
+  table(
+    ['whole model, bf16', 'ours', 'dd, the same disk', ''],
+    whole.map(({ distribution, mbs, ddMbs }) => [
+      distribution,
+      `${mbs.toFixed(0)} MB/s`,
+      `${ddMbs.toFixed(0)} MB/s`,
+      `${(mbs / ddMbs).toFixed(2)}x`,
+    ]),
+  )
+  say('Ours also plans, hashes, reads again, validates, and compares samples.')
+  say()
+}
+
 // --- against llama.cpp ----------------------------------------------------------------------------------------------
 
 async function child(args) {
@@ -383,4 +407,5 @@ if (PARTS.includes('kernels')) await reportKernels()
 const model = path.join(folder, 'model')
 if (PARTS.includes('whole') || PARTS.includes('llama')) writeSynthetic(model, SIZE)
 if (PARTS.includes('whole')) await reportWhole(model, folder)
+if (PARTS.includes('fake')) await reportFake(folder)
 if (PARTS.includes('llama')) await reportLlama(model, folder)

@@ -1,124 +1,100 @@
-import { bytesOf, elementCount, type DType } from '../../core/dtype.ts'
+import { bytesOf, dtypeInfo, elementCount, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import { log } from '../../core/math.ts'
 import type { Generation, Recipe } from '../../core/tensor.ts'
+import { QUANTILES, type DrawType } from '../../kernels/backend.ts'
 import { stackBytes, type Evaluator, type Run } from './node.ts'
 
 /** Values are made in f32 and rounded to the recipe's type. */
 export function generateEvaluator(recipe: Recipe & { op: 'generate' }): Evaluator {
   const { how, dtype } = recipe
-  const quick = how.kind === 'normal' || (how.kind === 'constant' && how.value === 0)
-  const direct = dtype === 'f32' || quick
+  const drawn = drawType(dtype)
+  /** Bytes of stack besides the values: a table, or the values in f32 where they are not drawn in their type. */
+  const held = (count: number): number => {
+    if (how.kind === 'constant') return 0
+    const own = drawn === null ? stackBytes(count * 4) : 0
+    return own + (how.kind === 'normal' ? stackBytes(bytesOf(drawn ?? 'f32', QUANTILES)) : 0)
+  }
   return {
     info: recipe,
     elements: elementCount(recipe.shape),
     quantum: 1,
-    scratch: (_, count) => (direct ? 0 : stackBytes(count * 4)),
+    scratch: (_, count) => held(count),
     reads: () => 0,
     fill: (start, count, into, run) =>
       run.stack.scope(async () => {
-        if (how.kind === 'normal') {
-          const table = await normalTable(how.std, dtype, run)
-          generateNormal(table, how.seed, start, count, into)
+        if (how.kind === 'constant') {
+          await fillConstant(how.value, dtype, into, run)
           return
         }
-        // zero is all bits zero in every type
-        if (quick) {
-          into.fill(0)
-          return
-        }
-        const buffer = direct ? into : run.stack.take(count * 4)
-        generateF32(how, start, new Float32Array(buffer.buffer, buffer.byteOffset, count))
-        if (!direct) await castGenerated(run, dtype, buffer, into, count)
+        const values = drawn === null ? run.stack.take(count * 4) : into
+        await draw(how, drawn ?? 'f32', start, count, values, run)
+        if (values !== into) await castGenerated(run, dtype, values, into, count)
       }),
   }
 }
 
-async function castGenerated(run: Run, to: DType, from: Uint8Array, into: Uint8Array, count: number): Promise<void> {
-  const { bad } = await run.kernel({ kind: 'cast', from: 'f32', to }).run(from, into, count, run.signal)
-  if (bad !== null) throw new AppError('bad-weights', `A generated value does not fit ${to}`)
+function drawType(dtype: DType): DrawType | null {
+  return dtype === 'f32' || dtype === 'f16' || dtype === 'bf16' ? dtype : null
 }
 
-/** Element i depends on the seed and i alone, and on integer arithmetic only: the same everywhere, tile by tile. */
-function generateF32(how: Exclude<Generation, { kind: 'normal' }>, start: number, into: Float32Array): void {
-  if (how.kind === 'constant') {
-    into.fill(how.value)
+async function draw(
+  how: Exclude<Generation, { kind: 'constant' }>,
+  to: DrawType,
+  start: number,
+  count: number,
+  into: Uint8Array,
+  run: Run,
+): Promise<void> {
+  const { seed } = how
+  const kernel = run.draw({ kind: 'draw', how: how.kind, to })
+  if (how.kind === 'uniform') {
+    const { bad } = await kernel.run({ seed, start, from: how }, into, count, run.signal)
+    requireFitting(bad, to)
     return
   }
-  const { low, high, seed } = how
-  const span = Math.fround(high - low)
-  for (let i = 0; i < into.length; i++) {
-    const index = start + i
-    const bits = mix(mix(seed ^ 0x9e3779b9, index % 2 ** 32), Math.floor(index / 2 ** 32))
-    into[i] = Math.fround(low + Math.fround(span * ((bits >>> 8) / 2 ** 24)))
+  const known = await normalTable(how.std, to, run)
+  // where kernels read it in place
+  const table = run.stack.take(known.length)
+  table.set(known)
+  await kernel.run({ seed, start, from: { table } }, into, count, run.signal)
+}
+
+/** One element is cast, and repeated. */
+async function fillConstant(value: number, dtype: DType, into: Uint8Array, run: Run): Promise<void> {
+  // zero is all bits zero in every type
+  if (Object.is(value, 0)) {
+    into.fill(0)
+    return
+  }
+  const { bytes } = dtypeInfo(dtype)
+  const one = new Uint8Array(bytes)
+  await castGenerated(run, dtype, new Uint8Array(Float32Array.of(value).buffer), one, 1)
+  const piece = into.subarray(0, Math.min(into.length, PATTERN_BYTES))
+  for (let at = 0; at < piece.length; at += bytes) piece.set(one, at)
+  for (let at = piece.length; at < into.length; at += piece.length) {
+    into.set(piece.subarray(0, into.length - at), at)
   }
 }
 
-/** One round of a 32-bit integer hash (MurmurHash3's finaliser) over state and word. */
-function mix(state: number, word: number): number {
-  let h = (state + Math.imul(word, 0x85ebca6b)) | 0
-  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b)
-  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35)
-  return (h ^ (h >>> 16)) | 0
+/** Copied over and over: small enough for the cache, and whole elements of every type. */
+const PATTERN_BYTES = 1 << 12
+
+async function castGenerated(run: Run, to: DType, from: Uint8Array, into: Uint8Array, count: number): Promise<void> {
+  if (to === 'f32') into.set(from)
+  else requireFitting((await run.kernel({ kind: 'cast', from: 'f32', to }).run(from, into, count, run.signal)).bad, to)
 }
 
-/** Values of the normal distribution are drawn from this many, which have the same probability each. */
-const QUANTILES = 1 << 16
-
-/** Two quantiles come of one 32-bit hash: of the low half for even elements, of the high half for odd ones. */
-function generateNormal(table: Uint8Array, seed: number, start: number, count: number, into: Uint8Array): void {
-  const width = table.length / QUANTILES
-  const [values, target] =
-    width === 4
-      ? [words32(table), new Uint32Array(into.buffer, into.byteOffset, count)]
-      : width === 2
-        ? [words16(table), new Uint16Array(into.buffer, into.byteOffset, count)]
-        : [table, into]
-  if (width > 4) throw new AppError('internal', `normal values of ${width} bytes`)
-  let i = 0
-  if (start % 2 === 1 && count > 0) target[i++] = values[hashPair(seed, (start - 1) / 2) >>> 16] ?? 0
-  while (i < count) {
-    const pair = (start + i) / 2
-    // all of a batch have the same high word of the counter
-    const pairs = Math.min((count - i) >> 1, 2 ** 32 - (pair % 2 ** 32))
-    const key = hashKey(seed, pair)
-    const low = pair | 0
-    for (let j = 0; j < pairs; j++) {
-      const hash = hashWord(key, seed, (low + j) | 0)
-      target[i] = values[hash & 0xffff] ?? 0
-      target[i + 1] = values[hash >>> 16] ?? 0
-      i += 2
-    }
-    if (count - i === 1) target[i++] = values[hashPair(seed, (start + i) / 2) & 0xffff] ?? 0
-  }
+function requireFitting(bad: number | null, type: DType): void {
+  if (bad !== null) throw new AppError('bad-weights', `A generated value does not fit ${type}`)
 }
-
-function hashPair(seed: number, pair: number): number {
-  return hashWord(hashKey(seed, pair), seed, pair | 0)
-}
-
-function hashKey(seed: number, pair: number): number {
-  return mix(seed ^ 0x9e3779b9, Math.floor(pair / 2 ** 32))
-}
-
-/** Three multiplications with the key between them, so that streams of different seeds are no shifted copies. */
-function hashWord(key: number, seed: number, word: number): number {
-  let h = (Math.imul(word, 0x9e3779b1) + key) | 0
-  h = Math.imul(h ^ (h >>> 16), 0x21f0aaad)
-  h = Math.imul(h ^ (h >>> 15) ^ seed, 0x735a2d97)
-  h = Math.imul(h ^ (h >>> 15), 0x846ca68b)
-  return h ^ (h >>> 16)
-}
-
-const words32 = (bytes: Uint8Array): Uint32Array => new Uint32Array(bytes.buffer, bytes.byteOffset, QUANTILES)
-const words16 = (bytes: Uint8Array): Uint16Array => new Uint16Array(bytes.buffer, bytes.byteOffset, QUANTILES)
 
 /** Tables kept: a model has two deviations, each of 256 KiB at most. */
 const MAX_TABLES = 4
 const tables = new Map<string, Promise<Uint8Array>>()
 
 /** The quantiles times `std`, rounded to f32, then to the type. */
-function normalTable(std: number, dtype: DType, run: Run): Promise<Uint8Array> {
+function normalTable(std: number, dtype: DrawType, run: Run): Promise<Uint8Array> {
   const key = `${dtype} ${std}`
   const known = tables.get(key)
   if (known !== undefined) return known
@@ -130,7 +106,7 @@ function normalTable(std: number, dtype: DType, run: Run): Promise<Uint8Array> {
   return made
 }
 
-async function makeTable(std: number, dtype: DType, run: Run): Promise<Uint8Array> {
+async function makeTable(std: number, dtype: DrawType, run: Run): Promise<Uint8Array> {
   unit ??= unitQuantiles()
   const values = unit.map((value) => value * std)
   const bytes = new Uint8Array(values.buffer)

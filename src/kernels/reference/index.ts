@@ -4,15 +4,38 @@
  */
 import { DTYPES, type DType } from '../../core/dtype.ts'
 import { AppError, throwIfAborted } from '../../core/errors.ts'
-import type { Arena, Backend, Importance, Kernel, KernelOp, KernelResult, SchemeKernel } from '../backend.ts'
-import { checkBuffers, checkImportance, checkParts, describeOp, sliceOfRows } from '../check.ts'
+import type {
+  AnyOp,
+  Arena,
+  Backend,
+  DrawKernel,
+  DrawOp,
+  Importance,
+  Kernel,
+  KernelOp,
+  KernelResult,
+  LowRankKernel,
+  LowRankOp,
+  SchemeKernel,
+} from '../backend.ts'
+import {
+  checkBuffers,
+  checkDraw,
+  checkFactors,
+  checkImportance,
+  checkParts,
+  describeOp,
+  sliceOfRows,
+} from '../check.ts'
 import { f32, sumSquares, type BlockCodec } from './codec.ts'
+import { drawNormal, drawUniform } from './draw.ts'
 import { DECODE, decodeF16, ENCODE } from './float.ts'
 import { iq1_m, iq1_s } from './iq1.ts'
 import { iq2_s, iq2_xs, iq2_xxs } from './iq2.ts'
 import { iq3_s, iq3_xxs } from './iq3.ts'
 import { iq4_nl } from './iq4_nl.ts'
 import { iq4_xs } from './iq4_xs.ts'
+import { addLowRank } from './low-rank.ts'
 import { mxfp4 } from './mxfp4.ts'
 import { q2_k } from './q2_k.ts'
 import { q3_k } from './q3_k.ts'
@@ -80,6 +103,8 @@ const SPEED: { readonly [D in DType]?: number } = {
 const WEIGHTED_SPEED = 0.3e6
 /** Of what is cast or dequantised. */
 const SCALAR_SPEED = 50e6
+/** Multiplications of a low-rank update. */
+const PRODUCT_SPEED = 100e6
 /** Of what has its parts in tensors of their own. */
 const SCHEME_SPEED = 30e6
 
@@ -240,6 +265,61 @@ const heap: Arena = {
   free() {},
 }
 
+function drawKernel(op: DrawOp): DrawKernel {
+  return {
+    op,
+    async run(draw, output, elements, signal) {
+      checkDraw(op, draw, output, elements)
+      const { from } = draw
+      for (let start = 0; start < elements; start += SLICE) {
+        if (start > 0) await breathe()
+        throwIfAborted(signal)
+        const count = Math.min(SLICE, elements - start)
+        const bad =
+          'table' in from
+            ? drawNormal(from.table, output, start, count, draw)
+            : drawUniform(op.to, view(output), start, count, draw, from)
+        if (bad !== null) return { bad }
+      }
+      return { bad: null }
+    },
+  }
+}
+
+function lowRankKernel(op: LowRankOp): LowRankKernel {
+  const floats = (bytes: Uint8Array): Float32Array =>
+    new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
+  return {
+    op,
+    async run(factors, values, rows, signal) {
+      checkFactors(op, factors, values, rows)
+      const { up, down, columns, scale } = factors
+      const atOnce = sliceOfRows(SLICE, columns * Math.max(1, op.rank)) / (columns * Math.max(1, op.rank))
+      for (let first = 0; first < rows; first += atOnce) {
+        if (first > 0) await breathe()
+        throwIfAborted(signal)
+        const end = Math.min(rows, first + atOnce)
+        addLowRank(floats(values), floats(up), floats(down), op.rank, columns, scale, first, end)
+      }
+    },
+  }
+}
+
+function speedOf(op: AnyOp): number {
+  switch (op.kind) {
+    case 'draw':
+      return SCALAR_SPEED
+    case 'low-rank':
+      return PRODUCT_SPEED / Math.max(1, op.rank)
+    case 'cast':
+      if (stepOf(op) === null) return 0
+      if (op.weighted === true) return WEIGHTED_SPEED
+      return (DTYPES[op.from].kind === 'quant' ? undefined : SPEED[op.to]) ?? SCALAR_SPEED
+    default:
+      return canScheme(op) ? SCHEME_SPEED : 0
+  }
+}
+
 /** Creates the reference backend. It runs in the calling thread and yields between slices. */
 export function createReferenceBackend(): Backend {
   return {
@@ -248,13 +328,8 @@ export function createReferenceBackend(): Backend {
     limitation: null,
     threads: 1,
     arena: heap,
-    exact: (op) => (op.kind === 'cast' ? stepOf(op) !== null : canScheme(op)),
-    speed(op) {
-      if (op.kind !== 'cast') return canScheme(op) ? SCHEME_SPEED : 0
-      if (stepOf(op) === null) return 0
-      if (op.weighted === true) return WEIGHTED_SPEED
-      return (DTYPES[op.from].kind === 'quant' ? undefined : SPEED[op.to]) ?? SCALAR_SPEED
-    },
+    exact: (op) => speedOf(op) > 0,
+    speed: speedOf,
     prepare(op): Kernel {
       if (stepOf(op) === null) throw new AppError('unsupported', `There is no kernel for ${describeOp(op)}.`)
       return {
@@ -292,6 +367,8 @@ export function createReferenceBackend(): Backend {
         },
       }
     },
+    prepareDraw: drawKernel,
+    prepareLowRank: lowRankKernel,
     close: async () => {},
   }
 }

@@ -4,10 +4,12 @@
  */
 import { DTYPES } from '../../core/dtype.ts'
 import { AppError, throwIfAborted } from '../../core/errors.ts'
-import type { Backend, Importance, Kernel, KernelOp, SchemeKernel, SchemeOp } from '../backend.ts'
+import type { AnyOp, Backend, Importance, Kernel, KernelOp, SchemeKernel, SchemeOp } from '../backend.ts'
 import { checkBuffers, checkImportance, checkParts, describeOp, sliceOfRows } from '../check.ts'
 import { createArena, type WasmArena } from './arena.ts'
+import { createDrawKernel } from './draw.ts'
 import { writeGrids } from './grids.ts'
+import { createLowRankKernel } from './low-rank.ts'
 import {
   canShareMemory,
   compileKernels,
@@ -17,10 +19,11 @@ import {
   PAGE,
   STACK_BYTES,
 } from './module.ts'
-import { opCodes, opSpeed } from './ops.ts'
-import { createLocalExecutor, createPool, type Executor } from './pool.ts'
+import { madeSpeed, opCodes, opSpeed } from './ops.ts'
+import { createLocalExecutor, createPool } from './pool.ts'
 import { schemeCall } from './schemes.ts'
-import { createSearchTables, type SearchTables } from './search-tables.ts'
+import { createSearchTables } from './search-tables.ts'
+import { earliest, SLICE, WINDOW, type Runtime } from './slices.ts'
 import { runJob, type Job, type WorkerLike } from './worker.ts'
 
 export { serveKernelWorker } from './worker.ts'
@@ -38,23 +41,16 @@ export interface WasmOptions {
   readonly shared?: boolean
 }
 
-/** Elements of a job: a run of more is spread over the threads, and can be aborted in between. */
-const SLICE = 1 << 19
-/** Elements of the window through which buffers from elsewhere are copied. */
-const WINDOW = 1 << 18
 /** Memory that is not shared is reserved whole, as growth would cut off its buffers; untouched pages take no RAM. */
 const SINGLE_BYTES = 1 << 28
 /** Below this address lie the first thread's stack, the grids and the addresses of the search tables, and nothing else. */
 const BASE = 2 * PAGE
 
-interface Runtime {
-  readonly arena: WasmArena
-  readonly tables: SearchTables
-  readonly executor: Executor
+interface Started extends Runtime {
   readonly limitation: string | null
 }
 
-async function startPool(spawn: () => WorkerLike, threads: number, maxBytes: number): Promise<Runtime> {
+async function startPool(spawn: () => WorkerLike, threads: number, maxBytes: number): Promise<Started> {
   const module = await compileKernels(true)
   const memory = createMemory(BASE, maxBytes, true)
   writeGrids(memory)
@@ -64,7 +60,7 @@ async function startPool(spawn: () => WorkerLike, threads: number, maxBytes: num
   return { arena, tables: createSearchTables(memory, arena), executor, limitation: null }
 }
 
-async function startLocal(maxBytes: number, limitation: string | null): Promise<Runtime> {
+async function startLocal(maxBytes: number, limitation: string | null): Promise<Started> {
   const module = await compileKernels(false)
   const bytes = Math.min(maxBytes, SINGLE_BYTES)
   const memory = createMemory(bytes, bytes, false)
@@ -76,7 +72,7 @@ async function startLocal(maxBytes: number, limitation: string | null): Promise<
   return { arena, tables: createSearchTables(memory, arena), executor: createLocalExecutor(convert), limitation }
 }
 
-async function startRuntime(options: WasmOptions): Promise<Runtime> {
+async function startRuntime(options: WasmOptions): Promise<Started> {
   const maxBytes = Math.min(options.maxBytes ?? MAX_BYTES, MAX_BYTES)
   const { spawn, threads } = options
   if (threads === 0) return startLocal(maxBytes, null)
@@ -93,18 +89,6 @@ async function startRuntime(options: WasmOptions): Promise<Runtime> {
     const why = error instanceof Error ? error.message : String(error)
     return startLocal(maxBytes, `Kernels run on one thread: the workers did not start (${why}).`)
   }
-}
-
-/** The smallest bad index of jobs that run in any order, or -1: once all have let go of their buffers. */
-async function earliest(jobs: readonly Promise<number>[]): Promise<number> {
-  const settled = await Promise.allSettled(jobs)
-  const failure = settled.find((job) => job.status === 'rejected')
-  if (failure !== undefined) throw AppError.from(failure.reason, 'device')
-  let least = -1
-  for (const job of settled) {
-    if (job.status === 'fulfilled' && job.value >= 0 && (least < 0 || job.value < least)) least = job.value
-  }
-  return least
 }
 
 /** What a job is told of importances. */
@@ -255,6 +239,11 @@ function copyBack(from: Uint8Array | undefined, to: Uint8Array): void {
   if (from !== undefined && from !== to) to.set(from)
 }
 
+function speedOf(op: AnyOp): number {
+  if (op.kind === 'cast') return opSpeed(op)
+  return op.kind === 'draw' || op.kind === 'low-rank' ? madeSpeed(op) : (schemeCall(op)?.speed ?? 0)
+}
+
 /** Starts the WASM backend. AppError `device` where there is no WebAssembly SIMD, `memory` where there is no room for it. */
 export async function createWasmBackend(options: WasmOptions): Promise<Backend> {
   const runtime = await startRuntime(options)
@@ -265,10 +254,12 @@ export async function createWasmBackend(options: WasmOptions): Promise<Backend> 
     limitation: runtime.limitation,
     threads,
     arena: runtime.arena,
-    exact: (op) => (op.kind === 'cast' ? opCodes(op) : schemeCall(op)) !== null,
-    speed: (op) => (op.kind === 'cast' ? opSpeed(op) : (schemeCall(op)?.speed ?? 0)),
+    exact: (op) => speedOf(op) > 0,
+    speed: speedOf,
     prepare: (op) => createKernel(op, runtime),
     prepareScheme: (op) => createSchemeKernel(op, runtime),
+    prepareDraw: (op) => createDrawKernel(op, runtime),
+    prepareLowRank: (op) => createLowRankKernel(op, runtime),
     close: async () => runtime.executor.close(),
   }
 }

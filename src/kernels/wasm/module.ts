@@ -32,6 +32,12 @@ export interface KernelCalls {
   quantize_affine(...args: readonly number[]): number
   /** Bits, group, codes, scales, biases, values, first group, end. */
   dequantize_affine(...args: readonly number[]): number
+  /** Type, output, elements, seed, lower and upper word of the first index, low, span; the lower word must not overflow. */
+  draw_uniform(...args: readonly number[]): number
+  /** Type, table, output, elements, seed, lower and upper word of the first index. */
+  draw_normal(...args: readonly number[]): number
+  /** Values, up, down, rows, rank, columns, scale. */
+  low_rank(...args: readonly number[]): number
 }
 
 /** What the kernels export. */

@@ -1,5 +1,5 @@
 import type { DType } from '../../core/dtype.ts'
-import type { KernelOp } from '../backend.ts'
+import type { DrawOp, KernelOp, LowRankOp } from '../backend.ts'
 
 /** The C code's numbers for the types: `enum type` of wasm/kernels.h. */
 const CODES: { readonly [D in DType]?: number } = {
@@ -91,4 +91,13 @@ const CAST_SPEED = 1.5e9
 export function opSpeed(op: KernelOp): number {
   if (opCodes(op) === null) return 0
   return (op.weighted === true ? WEIGHTED_SPEED : QUANTISE_SPEED)[op.to] ?? CAST_SPEED
+}
+
+/** The same of random values, and of low-rank updates, by their multiplications. */
+const DRAW_SPEED = 600e6
+const PRODUCT_SPEED = 5e9
+
+/** Elements per second of one thread for an op that converts nothing, roughly. */
+export function madeSpeed(op: DrawOp | LowRankOp): number {
+  return op.kind === 'draw' ? DRAW_SPEED : PRODUCT_SPEED / Math.max(1, op.rank)
 }
