@@ -58,6 +58,7 @@ INLINE f4 min4(f4 a, f4 b) { return (f4)wasm_f32x4_pmin((v128_t)a, (v128_t)b); }
 INLINE f4 max4(f4 a, f4 b) { return (f4)wasm_f32x4_pmax((v128_t)a, (v128_t)b); }
 INLINE int any4(i4 mask) { return wasm_v128_any_true((v128_t)mask); }
 INLINE u4 maxu4(u4 a, u4 b) { return (u4)wasm_u32x4_max((v128_t)a, (v128_t)b); }
+INLINE u4 minu4(u4 a, u4 b) { return (u4)wasm_u32x4_min((v128_t)a, (v128_t)b); }
 INLINE i4 maxi4(i4 a, i4 b) { return (i4)wasm_i32x4_max((v128_t)a, (v128_t)b); }
 INLINE i4 mini4(i4 a, i4 b) { return (i4)wasm_i32x4_min((v128_t)a, (v128_t)b); }
 /* Eight int32 to int16, sixteen int16 to int8 or uint8; what does not fit saturates. */

@@ -18,7 +18,7 @@ afterAll(async () => {
 const AFFINE = [2, 3, 4, 5, 6, 8].flatMap((bits) =>
   [32, 64, 128].map((group): GroupScheme => ({ kind: 'affine', bits, group })),
 )
-const GROUP_SCHEMES: readonly GroupScheme[] = AFFINE
+const GROUP_SCHEMES: readonly GroupScheme[] = [...AFFINE, { kind: 'mxfp4' }, { kind: 'mxfp8' }, { kind: 'nvfp4' }]
 
 const title = (scheme: Scheme): string => JSON.stringify(scheme).replaceAll(/["{}]/g, '')
 
@@ -190,6 +190,22 @@ describe.each(GROUP_SCHEMES)('$kind $bits $group against the reference', (scheme
       { numRuns: 60 },
     )
   })
+})
+
+test.each(['mxfp4', 'mxfp8'] as const)('%s: scales at the edges between two powers of two', async (kind) => {
+  const largest = kind === 'mxfp4' ? 6 : 448
+  const values: number[] = []
+  for (let exponent = -149; exponent < 127; exponent++) {
+    const middle = Math.fround(2 ** (exponent + 0.5) * largest)
+    if (middle > 3.4e38) continue
+    const bits = new Uint32Array(Float32Array.of(middle).buffer)[0]!
+    for (let ulp = -40; ulp <= 40; ulp++) values.push(Math.max(0, bits + ulp))
+  }
+  const groups = new Uint32Array(values.length * 32)
+  values.forEach((bits, i) => (groups[i * 32 + (i % 32)] = bits))
+  await expectAgreement(kind, (backend) =>
+    quantize(backend, 'f32', { kind }, new Uint8Array(groups.buffer), values.length),
+  )
 })
 
 function fill(bytes: Uint8Array, random: () => number): void {

@@ -123,7 +123,7 @@ const SURE = 1e-4
  * The E8M0 code of 2^n, n the binary logarithm rounded twice: to float32, as MLX computes it, then half away from zero.
  * 0 for what is smaller than all codes, 0 itself among it.
  */
-function nearestPower(x: number): number {
+export function nearestPower(x: number): number {
   if (x < 2 ** -126) return x > 2 ** -126.5 ? 1 : 0
   const bits = f32Bits(x)
   const exponent = (bits >>> 23) - 127

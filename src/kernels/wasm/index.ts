@@ -21,6 +21,7 @@ import {
 } from './module.ts'
 import { madeSpeed, opCodes, opSpeed } from './ops.ts'
 import { createLocalExecutor, createPool } from './pool.ts'
+import { writePowerEdges } from './power-edges.ts'
 import { schemeCall } from './schemes.ts'
 import { createSearchTables } from './search-tables.ts'
 import { earliest, SLICE, WINDOW, type Runtime } from './slices.ts'
@@ -54,6 +55,7 @@ async function startPool(spawn: () => WorkerLike, threads: number, maxBytes: num
   const module = await compileKernels(true)
   const memory = createMemory(BASE, maxBytes, true)
   writeGrids(memory)
+  writePowerEdges(memory)
   const arena = createArena(memory, BASE, maxBytes, true)
   const stackTops = Array.from({ length: threads }, () => arena.alloc(STACK_BYTES).byteOffset + STACK_BYTES)
   const executor = await createPool(spawn, module, memory, stackTops)
@@ -65,6 +67,7 @@ async function startLocal(maxBytes: number, limitation: string | null): Promise<
   const bytes = Math.min(maxBytes, SINGLE_BYTES)
   const memory = createMemory(bytes, bytes, false)
   writeGrids(memory)
+  writePowerEdges(memory)
   const kernels = await instantiateKernels(module, memory)
   const base = Math.max(BASE, kernels.__heap_base.value)
   const arena = createArena(memory, base, bytes, false)

@@ -38,6 +38,10 @@ export interface KernelCalls {
   draw_normal(...args: readonly number[]): number
   /** Values, up, down, rows, rank, columns, scale. */
   low_rank(...args: readonly number[]): number
+  /** Type of the values, bits and group (which tell the mode), values, codes, scales, first group, end. */
+  quantize_floats(...args: readonly number[]): number
+  /** Bits, group, codes, scales, values, first group, end. */
+  dequantize_floats(...args: readonly number[]): number
 }
 
 /** What the kernels export. */

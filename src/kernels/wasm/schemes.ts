@@ -1,4 +1,5 @@
 /** How the module's functions are called for schemes whose parts are tensors of their own. */
+import { schemeGroups } from '../../core/tensor.ts'
 import type { SchemeOp } from '../backend.ts'
 import type { KernelCalls } from './module.ts'
 import { floatCode } from './ops.ts'
@@ -25,8 +26,16 @@ export function schemeCall(op: SchemeOp): SchemeCall | null {
 
 function quantizeCall({ from, scheme }: SchemeOp & { readonly kind: 'quantize' }): SchemeCall | null {
   const type = floatCode(from)
-  if (type === null || scheme.kind !== 'affine') return null
-  const { bits, group } = scheme
+  if (type === null) return null
+  const { bits, group } = schemeGroups(scheme)
+  if (scheme.kind !== 'affine') {
+    return {
+      name: 'quantize_floats',
+      speed: 400e6,
+      step: 1,
+      args: (part, values) => [type, bits, group, values, part('codes'), part('scales')],
+    }
+  }
   if (!AFFINE_BITS.has(bits) || group % AFFINE_STEP !== 0 || group > LARGEST_GROUP) return null
   return {
     name: 'quantize_affine',
@@ -46,6 +55,17 @@ function dequantizeCall({ scheme }: SchemeOp & { readonly kind: 'dequantize' }):
         speed: 1e9,
         step: 1,
         args: (part, values) => [bits, group, part('codes'), part('scales'), part('biases'), values],
+      }
+    }
+    case 'mxfp4':
+    case 'mxfp8':
+    case 'nvfp4': {
+      const { bits, group } = schemeGroups(scheme)
+      return {
+        name: 'dequantize_floats',
+        speed: 1e9,
+        step: 1,
+        args: (part, values) => [bits, group, part('codes'), part('scales'), values],
       }
     }
     default:
