@@ -29,16 +29,6 @@ INLINE u4 encode4(u4 a, const int fraction, const int least, const int largest) 
 INLINE u4 encode_e2m1(f4 v) { return encode4((u4)abs4(v), E2M1) | ((u4)v >> 28 & 8u); }
 INLINE u4 encode_e4m3(f4 v) { return encode4((u4)abs4(v), E4M3) | ((u4)v >> 24 & 0x80u); }
 
-/* E4M3 as MLX reads it: what the format calls NaN is 480. */
-INLINE f4 decode_e4m3(u4 code) {
-  u4 a = (code & 0x7fu) << 20;
-  u4 normal = a + (120u << 23);
-  /* A subnormal one put behind the exponent of 2^-6, less that 2^-6. */
-  u4 tiny = (u4)((f4)(a + (121u << 23)) - float_of(121u << 23));
-  u4 is_tiny = (u4)(a < (8u << 20));
-  return (f4)((code & 0x80u) << 24 | (tiny & is_tiny) | (normal & ~is_tiny));
-}
-
 /* Of NaN and the powers of two from 2^-127. */
 INLINE float decode_e8m0(uint8_t code) {
   if (code == 0xff) return float_of(0x7fc00000u);

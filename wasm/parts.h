@@ -52,10 +52,25 @@ INLINE void widen16(c16 v, i4 *a, i4 *b, i4 *c, i4 *d) {
 
 #define floats4(v) __builtin_convertvector(v, f4)
 
+/* E4M3 without a NaN: the codes that the format calls so are 480. */
+INLINE f4 decode_e4m3(u4 code) {
+  u4 a = (code & 0x7fu) << 20;
+  u4 normal = a + (120u << 23);
+  /* A subnormal one put behind the exponent of 2^-6, less that 2^-6. */
+  u4 tiny = (u4)((f4)(a + (121u << 23)) - float_of(121u << 23));
+  u4 is_tiny = (u4)(a < (8u << 20));
+  return (f4)((code & 0x80u) << 24 | (tiny & is_tiny) | (normal & ~is_tiny));
+}
+
 /* Scales and biases of magnitudes below this give finite values with all codes; NaN and Inf are above. */
 #define LARGE 0x70000000u
 INLINE int is_large(float scale) { return (bits_of(scale) & 0x7fffffffu) >= LARGE; }
 INLINE int any_large4(f4 scales) { return any4((i4)(((u4)scales & 0x7fffffffu) >= LARGE)); }
+
+/* Copies a row of a tile, a multiple of four values; not by memory.copy, which for V8 is a call. */
+INLINE void copy_row(float *to, const float *from, int n) {
+  for (int i = 0; i < n; i += 4) store4(opaque(to + i), load4(from + i));
+}
 
 /* Calls `kernel` with `bits` as a constant. */
 #define WITH_BITS(bits, kernel, ...)           \

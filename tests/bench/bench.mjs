@@ -12,6 +12,7 @@ import { writeSynthetic } from '../long/synthetic.mjs'
 import { libraryFolder } from '../oracle/library.mjs'
 import { benchFake } from './fake.mjs'
 import { benchKernels } from './kernels.mjs'
+import { benchSchemes } from './schemes.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -98,6 +99,26 @@ async function reportKernels() {
   )
   const { type, gain } = result.twoThreads
   say(`Two threads on long jobs (${type}): ${gain}x one, goal ${TWO_THREADS_GOAL}x: ${judge(gain, TWO_THREADS_GOAL)}`)
+  say()
+}
+
+async function reportSchemes() {
+  say('## Kernels for quantisations in parts, one thread')
+  say()
+  table(
+    ['values', 'ours', 'reference', 'gain', 'of a copy', "ggml's type", 'of ggml'],
+    (await benchSchemes()).map(({ op, oursMBs, referenceMBs, gain, ofCopy, like, ofGgml }) => [
+      op,
+      `${oursMBs} MB/s`,
+      `${referenceMBs} MB/s`,
+      `${gain}x`,
+      `${Math.round(ofCopy * 100)} %`,
+      like,
+      ofGgml === null ? '' : `${ofGgml}x`,
+    ]),
+  )
+  say('MB/s of values as f32, by processor time; a copy is one of as many bytes, and ggml decodes or quantises its own')
+  say('type that is most alike.')
   say()
 }
 
@@ -404,6 +425,7 @@ const [cpu] = cpus()
 say(`# Benchmark: ${cpus().length} x ${cpu?.model ?? 'unknown'}, Node ${process.versions.node}, files in ${home}`)
 say()
 if (PARTS.includes('kernels')) await reportKernels()
+if (PARTS.includes('kernels') || PARTS.includes('schemes')) await reportSchemes()
 const model = path.join(folder, 'model')
 if (PARTS.includes('whole') || PARTS.includes('llama')) writeSynthetic(model, SIZE)
 if (PARTS.includes('whole')) await reportWhole(model, folder)

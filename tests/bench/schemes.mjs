@@ -142,7 +142,8 @@ async function measure(wasm, reference, ggml, [kind, from, scheme, like]) {
     return made.map((bytes) => bytes.slice())
   }
   const [want, got] = [await check(reference), await check(wasm)]
-  if (want.some((bytes, i) => Buffer.compare(bytes, got[i]) !== 0)) throw new Error(`${JSON.stringify(op)}: other bytes`)
+  if (want.some((bytes, i) => Buffer.compare(bytes, got[i]) !== 0))
+    throw new Error(`${JSON.stringify(op)}: other bytes`)
   const copies = [arena.alloc(VALUES * 4), arena.alloc(VALUES * 4)]
   let theirs = null
   if (ggml !== null && like !== undefined) {

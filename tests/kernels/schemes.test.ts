@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { bytesOf, type DType } from '../../src/core/dtype.ts'
+import type { MatrixScheme } from '../../src/core/matrix-scheme.ts'
 import { schemeFields, schemeGroups, tensorBytes, type GroupScheme, type Scheme } from '../../src/core/tensor.ts'
 import type { Backend, SchemeOp } from '../../src/kernels/backend.ts'
 import { encodeBf16, encodeF16 } from '../../src/kernels/reference/float.ts'
@@ -211,6 +212,133 @@ test.each(['mxfp4', 'mxfp8'] as const)('%s: scales at the edges between two powe
 function fill(bytes: Uint8Array, random: () => number): void {
   for (let i = 0; i < bytes.length; i++) bytes[i] = random() * 256
 }
+
+/** Matrix schemes with the steps that rows and columns come in. */
+const MATRIX_SCHEMES: readonly (readonly [MatrixScheme, number, number])[] = [
+  ...[2, 3, 4, 8].flatMap((bits) => {
+    const step = 32 % bits === 0 ? 32 / bits : 32
+    return [128, 48, 7].flatMap((group) =>
+      ([0, 1] as const).map(
+        (zeroOffset) => [{ kind: 'gptq', bits, group, zeroOffset, actOrder: group === 7 }, step, step] as const,
+      ),
+    )
+  }),
+  ...[128, 48, 7].flatMap((group) => [
+    [{ kind: 'awq', layout: 'gemm', group }, 8, 1] as const,
+    [{ kind: 'awq', layout: 'gemv', group }, 1, 8] as const,
+  ]),
+  ...([2, 4, 8] as const).flatMap((bits) =>
+    [128, 48, 7].flatMap((group) =>
+      [true, false].map(
+        (symmetric) =>
+          [{ kind: 'packed', bits, group, symmetric, actOrder: group === 48 }, symmetric ? 1 : 32 / bits, 1] as const,
+      ),
+    ),
+  ),
+  ...(['f8_e4m3', 'f8_e5m2', 'i8'] as const).flatMap((codes) =>
+    [true, false].flatMap((symmetric) =>
+      (
+        [
+          [128, 128],
+          [5, 7],
+          [1, 1000],
+          [1000, 1000],
+        ] as const
+      ).map(([rows, columns]) => [{ kind: 'scaled', codes, rows, columns, symmetric }, 1, 1] as const),
+    ),
+  ),
+]
+
+/** Parts of which every bit is drawn, but scales are as given and groups are those there are. */
+function matrixParts(
+  scheme: MatrixScheme,
+  rows: number,
+  columns: number,
+  seed: number,
+  scaleBits: readonly number[],
+): Parts {
+  const random = randoms(seed)
+  const parts = partsFor(scheme, rows, columns)
+  for (const [name, bytes] of Object.entries(parts)) {
+    if (name === 'scales') {
+      const words = new Uint32Array(bytes.buffer)
+      words.forEach((_, i) => (words[i] = scaleBits[Math.floor(random() * scaleBits.length)]!))
+    } else if (name === 'groups' && (scheme.kind === 'gptq' || scheme.kind === 'packed')) {
+      const groups = new Int32Array(bytes.buffer)
+      const count = Math.ceil(columns / scheme.group)
+      groups.forEach((_, i) => (groups[i] = Math.floor(random() * count)))
+    } else fill(bytes, random)
+    // half of all runs are of numbers only
+    if (name === 'codes' && seed % 2 === 0 && scheme.kind === 'scaled' && scheme.codes !== 'i8') {
+      bytes.forEach((byte, i) => (bytes[i] = (byte & 0x7f) >= 0x78 ? byte ^ 0x40 : byte))
+    }
+  }
+  return parts
+}
+
+describe.each(MATRIX_SCHEMES)('%o against the reference', (scheme, rowStep, columnStep) => {
+  const what = title(scheme)
+
+  test('there is a kernel, faster than the reference', () => {
+    const op: SchemeOp = { kind: 'dequantize', scheme }
+    expect(backends[0]!.speed(op)).toBeGreaterThan(reference.speed(op))
+  })
+
+  test('matrices of any shape: the same values, or the same to blame', async () => {
+    const tame = Array.from({ length: 16 }, (_, i) => 0x3a000000 + i * 0x00123457)
+    let sound = 0
+    await fc.assert(
+      fc.asyncProperty(
+        fc.integer({ min: 1, max: 150 }),
+        fc.integer({ min: 1, max: 330 }),
+        fc.integer({ min: 0, max: 0x7fffffff }),
+        fc.oneof(fc.constant(tame), fc.array(anyBits, { minLength: 1, maxLength: 20 })),
+        async (tall, wide, seed, scales) => {
+          const rows = Math.ceil(tall / rowStep) * rowStep
+          const columns = Math.ceil(wide / columnStep) * columnStep
+          const parts = matrixParts(scheme, rows, columns, seed, scales)
+          const { bad } = await expectAgreement(`${what} ${rows} x ${columns}`, (backend) =>
+            dequantize(backend, scheme, parts, rows, columns),
+          )
+          if (bad === null) sound++
+        },
+      ),
+      { numRuns: 40 },
+    )
+    expect(sound).toBeGreaterThan(5)
+  })
+})
+
+test('matrices of many jobs are the same on all threads', async () => {
+  for (const scheme of [
+    { kind: 'gptq', bits: 4, group: 128, zeroOffset: 1, actOrder: true },
+    { kind: 'awq', layout: 'gemm', group: 128 },
+    { kind: 'packed', bits: 4, group: 128, symmetric: false, actOrder: false },
+    { kind: 'scaled', codes: 'f8_e4m3', rows: 128, columns: 128, symmetric: true },
+  ] satisfies MatrixScheme[]) {
+    const [rows, columns] = [1000, 2048]
+    const parts = matrixParts(scheme, rows, columns, 4, [0x3c000000, 0xbc123456])
+    const { bad } = await expectAgreement(title(scheme), (backend) => dequantize(backend, scheme, parts, rows, columns))
+    expect(bad).toBeNull()
+    const scales = new Uint32Array(parts['scales']!.buffer)
+    scales[scales.length - 1] = 0x7f800000
+    const { bad: blamed } = await expectAgreement(title(scheme), (backend) =>
+      dequantize(backend, scheme, parts, rows, columns),
+    )
+    expect(blamed).not.toBeNull()
+  }
+})
+
+test('a group that there is not is refused before anything is read', async () => {
+  const scheme: MatrixScheme = { kind: 'gptq', bits: 4, group: 32, zeroOffset: 1, actOrder: true }
+  for (const wrong of [-1, 2]) {
+    const parts = matrixParts(scheme, 8, 64, 1, [0x3f800000])
+    new Int32Array(parts['groups']!.buffer)[5] = wrong
+    for (const backend of [reference, ...backends]) {
+      await expect(dequantize(backend, scheme, parts, 8, 64)).rejects.toMatchObject({ code: 'bad-tensor' })
+    }
+  }
+})
 
 describe('long runs', () => {
   const scheme: GroupScheme = { kind: 'affine', bits: 5, group: 64 }

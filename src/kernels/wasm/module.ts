@@ -42,6 +42,17 @@ export interface KernelCalls {
   quantize_floats(...args: readonly number[]): number
   /** Bits, group, codes, scales, values, first group, end. */
   dequantize_floats(...args: readonly number[]): number
+  /** Bits, group, what zeros lack, codes, zeros, scales, groups of the inputs or 0, rows, columns, values, first row, end. */
+  dequantize_gptq(...args: readonly number[]): number
+  /** Group, codes, zeros, scales, rows, columns, values, first row, end. */
+  dequantize_awq(...args: readonly number[]): number
+  /**
+   * Bits, group, codes, words of a row, zeros or 0, words of a row's zeros or 0, scales, scales of a row, groups of the inputs
+   * or 0, columns, values, first row, end.
+   */
+  dequantize_packed(...args: readonly number[]): number
+  /** Type of the codes, rows and columns of a block, codes, scales, zeros or 0, columns, values, first row, end. */
+  dequantize_scaled(...args: readonly number[]): number
 }
 
 /** What the kernels export. */

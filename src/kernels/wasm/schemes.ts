@@ -1,4 +1,5 @@
 /** How the module's functions are called for schemes whose parts are tensors of their own. */
+import { gemvZeroWords } from '../../core/matrix-scheme.ts'
 import { schemeGroups } from '../../core/tensor.ts'
 import type { SchemeOp } from '../backend.ts'
 import type { KernelCalls } from './module.ts'
@@ -18,6 +19,10 @@ export interface SchemeCall {
 const AFFINE_BITS: ReadonlySet<number> = new Set([2, 3, 4, 5, 6, 8])
 /** Of wasm/affine.c: groups are whole steps of the one and fit its scratch, the other. */
 const [AFFINE_STEP, LARGEST_GROUP] = [32, 2048]
+
+const GPTQ_BITS: ReadonlySet<number> = new Set([2, 3, 4, 8])
+/** `enum codes` of wasm/scaled.c. */
+const SCALED_CODES = { f8_e4m3: 0, f8_e5m2: 1, i8: 2 } as const
 
 /** How an op is called, or null if the module cannot do it. */
 export function schemeCall(op: SchemeOp): SchemeCall | null {
@@ -68,7 +73,68 @@ function dequantizeCall({ scheme }: SchemeOp & { readonly kind: 'dequantize' }):
         args: (part, values) => [bits, group, part('codes'), part('scales'), values],
       }
     }
-    default:
-      return null
+    case 'gptq': {
+      const { bits, zeroOffset } = scheme
+      if (!GPTQ_BITS.has(bits)) return null
+      return {
+        name: 'dequantize_gptq',
+        speed: 600e6,
+        step: 32,
+        args(part, values, rows, columns) {
+          const parts = [part('codes'), part('zeros'), part('scales'), part('groups')]
+          return [bits, Math.min(scheme.group, columns), zeroOffset, ...parts, rows, columns, values]
+        },
+      }
+    }
+    case 'awq':
+      return scheme.layout === 'gemm' ? gemmCall(scheme.group) : gemvCall(scheme.group)
+    case 'packed':
+      return {
+        name: 'dequantize_packed',
+        speed: 1e9,
+        step: 1,
+        args(part, values, _, columns) {
+          const { bits, group } = scheme
+          const words = Math.ceil((columns * bits) / 32)
+          const groups = Math.ceil(columns / group)
+          const own = [part('zeros'), 0, part('scales'), groups, part('groups')]
+          return [bits, Math.min(group, columns), part('codes'), words, ...own, columns, values]
+        },
+      }
+    case 'scaled':
+      return {
+        name: 'dequantize_scaled',
+        speed: 1e9,
+        step: 1,
+        args(part, values, rows, columns) {
+          const block = [Math.min(scheme.rows, rows), Math.min(scheme.columns, columns)]
+          return [SCALED_CODES[scheme.codes], ...block, part('codes'), part('scales'), part('zeros'), columns, values]
+        },
+      }
+  }
+}
+
+function gemmCall(group: number): SchemeCall {
+  return {
+    name: 'dequantize_awq',
+    speed: 600e6,
+    step: 64,
+    args(part, values, rows, columns) {
+      return [Math.min(group, columns), part('codes'), part('zeros'), part('scales'), rows, columns, values]
+    },
+  }
+}
+
+/** Its codes lie along the rows, and so do its zeros. */
+function gemvCall(group: number): SchemeCall {
+  return {
+    name: 'dequantize_packed',
+    speed: 1e9,
+    step: 1,
+    args(part, values, _, columns) {
+      const zeros = gemvZeroWords(columns, group)
+      const own = [part('zeros'), zeros, part('scales'), zeros * 8, 0]
+      return [4, Math.min(group, columns), part('codes'), columns / 8, ...own, columns, values]
+    },
   }
 }
