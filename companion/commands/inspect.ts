@@ -7,10 +7,11 @@ import { definitions, formatBytes, formatCount, table } from '../text.ts'
 import { findingsText } from '../findings.ts'
 import { metadataText } from './convert-text.ts'
 import { apiFor, COMMON_FLAGS, helpText } from './options.ts'
+import { targetsText } from './targets-text.ts'
 
 const USAGE = `usage: modelconvert inspect MODEL
 
-Says what a model is, from its headers: nothing large is read.`
+Says what a model is and what it can become, from its headers: nothing large is read.`
 
 /** `modelconvert inspect MODEL`. */
 export const inspectCommand: Command = async (args, terminal) => {
@@ -24,18 +25,21 @@ export const inspectCommand: Command = async (args, terminal) => {
   }
   const api = apiFor(terminal, flags)
   try {
-    const inspection = await api.inspect(inputPlace(model))
+    const place = inputPlace(model)
+    const inspection = await api.inspect(place)
+    const targets = await api.targets(place)
+    const becomes = targetsText(targets, await api.formats(), flags.has('verbose'))
     terminal.stdout(
       flags.has('json')
-        ? `${JSON.stringify({ ok: true, inspection }, null, 2)}\n`
-        : text(inspection, flags.has('verbose')),
+        ? `${JSON.stringify({ ok: true, inspection, targets }, null, 2)}\n`
+        : text(inspection, becomes, flags.has('verbose')),
     )
   } finally {
     await api.close()
   }
 }
 
-function text(model: Inspection, verbose: boolean): string {
+function text(model: Inspection, becomes: string, verbose: boolean): string {
   const rows: [string, string][] = [
     ['name', model.name],
     ['format', `${model.formatTitle}: ${model.because}`],
@@ -57,7 +61,7 @@ function text(model: Inspection, verbose: boolean): string {
     ['tokenizer', groupDigits(model.tokenizer ?? 'none')],
   ]
   const lines = [definitions(rows, { indent: 0, column: Math.max(...rows.map(([name]) => name.length)) + 2 })]
-  lines.push('', table(model.files.map(({ path, size }) => [path, formatBytes(size)])))
+  lines.push('', becomes, '', table(model.files.map(({ path, size }) => [path, formatBytes(size)])))
   if (verbose && model.metadata.length > 0) lines.push('', metadataText(model.metadata))
   if (model.findings.length > 0) lines.push('', findingsText(model.findings, verbose).trimEnd())
   return `${lines.join('\n')}\n`

@@ -8,13 +8,14 @@ import type { CostedPlan, Finding, Plan, Segment } from '../core/plan.ts'
 import { tensorBytes, type Recipe } from '../core/tensor.ts'
 import type { Engine, Given, Match } from '../engines/engine.ts'
 import { formatId, formatIds, loadEngine } from '../engines/index.ts'
-import { supportedClassNames } from '../models/index.ts'
+import { supportedArchitectures } from '../models/index.ts'
 import { Control } from './control.ts'
 import { convert } from './convert.ts'
 import { costPlan, windowFor } from './cost.ts'
 import type { Host } from './host.ts'
 import { planKey } from './identity.ts'
 import { Journal } from './journal.ts'
+import { matrix } from './matrix.ts'
 import { measure } from './measure.ts'
 import { openTransformed } from './transforms.ts'
 import type {
@@ -23,6 +24,7 @@ import type {
   FormatInfo,
   Inspection,
   Interrupted,
+  Matrix,
   PlannedTensor,
   PlanSummary,
   Target,
@@ -31,6 +33,7 @@ import type {
 /** Everything that the product can do, in process. */
 export interface Api {
   formats(): Promise<readonly FormatInfo[]>
+  matrix(): Promise<Matrix>
   devices(): Promise<readonly DeviceInfo[]>
   inspect(place: Place): Promise<Inspection>
   targets(place: Place): Promise<readonly Target[]>
@@ -62,6 +65,7 @@ export interface Prepared {
 export function createApi(host: Host): Api {
   return {
     formats: () => formats(),
+    matrix: () => matrix(),
     devices: () => devices(host),
     async inspect(place) {
       return inspection(await open(host, place))
@@ -109,7 +113,9 @@ async function formats(): Promise<readonly FormatInfo[]> {
     reads: engine.open !== null,
     writes: engine.convert !== null,
     options: engine.options,
-    architectures: supportedClassNames(),
+    architectures: supportedArchitectures().flatMap(({ id, classNames }) =>
+      engine.refuses(id) === null ? classNames : [],
+    ),
   }))
 }
 
@@ -182,6 +188,7 @@ function inspection({ folder, engine, match, checkpoint }: Opened): Inspection {
   } as const
   return {
     format: engine.id,
+    kind: match.kind,
     formatTitle: engine.title,
     because: match.because,
     name: checkpoint.name === '' ? folder.name : checkpoint.name,

@@ -17,6 +17,7 @@ export function createWire(api: Api): Wire {
   }
   return {
     formats: () => api.formats(),
+    matrix: () => api.matrix(),
     devices: () => api.devices(),
     inspect: (place) => api.inspect(place),
     targets: (place) => api.targets(place),

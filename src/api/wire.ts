@@ -11,6 +11,8 @@ import type { Transforms } from '../core/transform.ts'
  */
 export interface Wire {
   formats(): Promise<readonly FormatInfo[]>
+  /** What becomes what, and what does not, with the reason. */
+  matrix(): Promise<Matrix>
   /** What kernels run on here, and why not on more. */
   devices(): Promise<readonly DeviceInfo[]>
   /** What is in a place. Throws `not-a-model` and what opening throws. */
@@ -41,8 +43,48 @@ export interface FormatInfo {
   readonly reads: boolean
   readonly writes: boolean
   readonly options: readonly OptionSpec[]
-  /** Class names of the architectures it converts. */
+  /** Class names of the architectures that it can hold. */
   readonly architectures: readonly string[]
+}
+
+/** Every kind of input against every output. */
+export interface Matrix {
+  readonly inputs: readonly MatrixInput[]
+  readonly outputs: readonly { readonly id: string; readonly title: string }[]
+  readonly architectures: readonly MatrixArchitecture[]
+  /** One for each input and output. */
+  readonly cells: readonly MatrixCell[]
+}
+
+/** One of the shapes in which models come. */
+export interface MatrixInput {
+  readonly id: string
+  /** "GPTQ folder". */
+  readonly title: string
+  readonly help: string
+  /** The format that reads it. */
+  readonly format: string
+  /** What becomes of models whose architecture is not known; null where they are refused. */
+  readonly otherwise: string | null
+}
+
+export interface MatrixArchitecture {
+  readonly id: string
+  /** "LlamaForCausalLM"; the usual one first. */
+  readonly classNames: readonly string[]
+  /** The formats that cannot hold it, and why: "no class in mlx-lm". */
+  readonly refused: readonly { readonly format: string; readonly reason: string }[]
+}
+
+export interface MatrixCell {
+  /** The id of a {@link MatrixInput}. */
+  readonly input: string
+  /** The id of a format. */
+  readonly output: string
+  /** Ids of the architectures that go this way. */
+  readonly architectures: readonly string[]
+  /** Why nothing goes this way; null if something does. */
+  readonly reason: string | null
 }
 
 export interface DeviceInfo {
@@ -57,6 +99,8 @@ export interface DeviceInfo {
 /** A model in a nutshell. */
 export interface Inspection {
   readonly format: string
+  /** The id of the {@link MatrixInput} that it is. */
+  readonly kind: string
   readonly formatTitle: string
   /** "config.json with 2 safetensors shards". */
   readonly because: string

@@ -16,9 +16,23 @@ export type FormatId =
   | 'awq'
   | 'megatron'
 
+/** One of the shapes in which models of a format come: a row in the table of what becomes what. */
+export interface InputKind {
+  /** Unlike that of any other kind, of whatever format: `gptq`. */
+  readonly id: string
+  /** For people: "GPTQ folder". */
+  readonly title: string
+  /** How it is to be known, and in which forms it is read. */
+  readonly help: string
+  /** What becomes of models whose architecture is not known; absent where they are refused. */
+  readonly otherwise?: string
+}
+
 /** That a folder is of a format, and how it was known. */
 export interface Match {
   readonly format: FormatId
+  /** The {@link InputKind} of the format. */
+  readonly kind: string
   /** 0 to 1: the most certain match is opened. */
   readonly confidence: number
   /** For people: "config.json with 2 safetensors shards". */
@@ -67,6 +81,13 @@ export interface Engine {
   readonly title: string
   /** Null where the format can be read only, and why. */
   readonly options: readonly OptionSpec[]
+  /** What `open` takes; none where it is null. */
+  readonly inputs: readonly InputKind[]
+  /**
+   * Why an architecture (its id) is neither read nor written, or null if it is: `convert` refuses all models of it,
+   * whatever their configuration. A phrase for people: "no class in mlx-lm".
+   */
+  refuses(architecture: string): string | null
   /** A few KiB, never weights. Null if the folder is not of this format. */
   detect(folder: Folder): Promise<Match | null>
   /** Null for a format that cannot be read yet. */

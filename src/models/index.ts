@@ -1,7 +1,7 @@
 import { AppError } from '../core/errors.ts'
 import type { Architecture } from './architecture.ts'
 
-/** One line a family: its class names, headless class and model types, and where its description is. */
+/** One line a family: its class names, headless class, model types and last its id, and where its description is. */
 const FAMILIES: readonly Family[] = [
   {
     names: ['LlamaForCausalLM', 'LLaMAForCausalLM', 'LlamaModel', 'llama'],
@@ -58,7 +58,19 @@ interface Family {
 
 /** Every class name that can be converted, for `formats` and for messages. */
 export function supportedClassNames(): readonly string[] {
-  return FAMILIES.flatMap((family) => family.names.filter((name) => /For|LMHead/.test(name)))
+  return FAMILIES.flatMap(({ names }) => names.filter(hasHead))
+}
+
+/** The id of every architecture that is described, with its class names, the usual one first. */
+export function supportedArchitectures(): readonly { readonly id: string; readonly classNames: readonly string[] }[] {
+  return FAMILIES.map(({ names }) => ({
+    id: names.at(-1) ?? '',
+    classNames: names.filter((name, at) => at === 0 || hasHead(name)),
+  }))
+}
+
+function hasHead(className: string): boolean {
+  return /For|LMHead/.test(className)
 }
 
 /** Whether there is a description of a class name, a `model_type` or an architecture id. */

@@ -2,9 +2,10 @@ import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { FormatInfo, Inspection, PlanSummary } from '../../src/api/wire.ts'
+import type { FormatInfo, Inspection, Matrix, PlanSummary, Target } from '../../src/api/wire.ts'
 import type { ErrorData } from '../../src/core/errors.ts'
 import type { Report } from '../../src/core/job.ts'
+import { safetensors } from '../engines/hf/folder.ts'
 import { command, temporary, TINY, tinyModel, type Ran } from './command.ts'
 
 let space: ReturnType<typeof temporary>
@@ -171,13 +172,49 @@ describe('inspect and formats', () => {
   test('formats, in words and as JSON', async () => {
     const [text, json] = await Promise.all([run('formats'), run('formats', '--json')])
     expect(text).toMatchObject({ code: 0, stderr: '' })
-    for (const word of ['huggingface', 'gguf', '--quant', 'q4_k_m', 'Qwen3ForCausalLM']) {
-      expect(text.stdout).toContain(word)
-    }
-    const { formats } = JSON.parse(json.stdout) as { formats: FormatInfo[] }
+    for (const line of text.stdout.split('\n')) expect(line.length, line).toBeLessThanOrEqual(100)
+    const { formats, matrix } = JSON.parse(json.stdout) as { formats: FormatInfo[]; matrix: Matrix }
     expect(formats.find(({ id }) => id === 'huggingface')).toMatchObject({ reads: true })
     expect(formats.find(({ id }) => id === 'gguf')).toMatchObject({ writes: true })
-    for (const { id, title } of formats) expect(text.stdout).toContain(`${id}: ${title}`)
+    for (const { title } of matrix.inputs)
+      expect(text.stdout).toMatch(new RegExp(`^${title} .*(all|\\d+ of \\d+)`, 'm'))
+    for (const { classNames } of matrix.architectures) {
+      expect(text.stdout).toMatch(new RegExp(`^${classNames[0]} +yes +yes`, 'm'))
+    }
+    expect(text.stdout).toMatch(/^BertModel( +yes){3}( +-){2}$/m)
+  })
+
+  test('formats FORMAT: what it reads, holds and can be told', async () => {
+    const [text, json, unknown] = await Promise.all([
+      run('formats', 'mlx'),
+      run('formats', 'hf', '--json'),
+      run('formats', 'gogo'),
+    ])
+    for (const words of ['mlx: MLX', 'MLX folder', 'Qwen3ForCausalLM', 'BertModel', '--group-size', 'mixed_4_6']) {
+      expect(text.stdout).toContain(words)
+    }
+    for (const line of text.stdout.split('\n')) expect(line.length, line).toBeLessThanOrEqual(100)
+    const { format, inputs } = JSON.parse(json.stdout) as { format: FormatInfo; inputs: Matrix['inputs'] }
+    expect(format.id).toBe('huggingface')
+    expect(inputs.map(({ id }) => id)).toContain('gptq')
+    expectError(unknown, 2, 'bad-option', '"gogo"', 'gguf')
+  })
+
+  test('inspect says what a model can become, and why not more', async () => {
+    tinyModel(folder)
+    const data = new Uint8Array(8)
+    writeFileSync(path.join(folder, 'odd.safetensors'), safetensors([{ name: 'odd', dtype: 'f32', shape: [2], data }]))
+    const [text, odd, json] = await Promise.all([
+      run('inspect', 'tiny'),
+      run('inspect', 'odd.safetensors'),
+      run('inspect', 'tiny', '--json'),
+    ])
+    expect(text.stdout).toMatch(/^ {2}gguf +Q4_K_M 103\.66 KiB; \d+ others, .* to .*$/m)
+    expect(text.stdout).toMatch(/^ {2}huggingface +Unchanged /m)
+    expect(odd.stdout).toMatch(/^ {2}safetensors +Unchanged /m)
+    expect(odd.stdout).toMatch(/^ {2}mlx +no: odd is not known to be a model, so it cannot become an MLX model\. Put/m)
+    const { targets } = JSON.parse(json.stdout) as { targets: Target[] }
+    expect(targets.filter(({ format }) => format === 'megatron')).not.toEqual([])
   })
 })
 

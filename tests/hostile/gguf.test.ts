@@ -732,6 +732,7 @@ function expectError(error: AppError, code: ErrorCode, says: RegExp): void {
 
 const match = (entry: string): Parameters<NonNullable<typeof gguf.open>>[1] => ({
   format: 'gguf',
+  kind: 'gguf',
   confidence: 1,
   because: '',
   entry,

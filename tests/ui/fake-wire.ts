@@ -1,12 +1,13 @@
 import type { JobEvent, Progress, Report } from '../../src/core/job.ts'
 import { AppError } from '../../src/core/errors.ts'
-import type { FormatInfo, Inspection, Interrupted, PlanSummary, Target, Wire } from '../../src/api/wire.ts'
+import type { FormatInfo, Inspection, Interrupted, Matrix, PlanSummary, Target, Wire } from '../../src/api/wire.ts'
 
 /** A wire with a made-up model behind it, to look at the page without an engine. Never shipped. */
 const MIB = 1024 * 1024
 
 const inspection: Inspection = {
   format: 'huggingface',
+  kind: 'huggingface',
   formatTitle: 'Hugging Face folder',
   because: 'config.json with 4 safetensors shards',
   name: 'Meta-Llama-3.1-8B-Instruct',
@@ -87,6 +88,50 @@ const targets: readonly Target[] = [
     reason: 'Writing ONNX is not built yet.',
   }),
 ]
+
+const matrix: Matrix = {
+  inputs: [
+    {
+      id: 'huggingface',
+      title: 'HuggingFace folder',
+      help: 'config.json with safetensors.',
+      format: 'huggingface',
+      otherwise: null,
+    },
+    {
+      id: 'gguf',
+      title: 'GGUF file',
+      help: 'One file or a split set.',
+      format: 'gguf',
+      otherwise: 'Any other model of llama.cpp becomes GGUF only.',
+    },
+  ],
+  outputs: [
+    { id: 'huggingface', title: 'HuggingFace (transformers)' },
+    { id: 'gguf', title: 'GGUF (llama.cpp)' },
+    { id: 'onnx', title: 'ONNX' },
+  ],
+  architectures: [
+    {
+      id: 'llama',
+      classNames: ['LlamaForCausalLM'],
+      refused: [{ format: 'onnx', reason: 'ONNX cannot be written yet' }],
+    },
+    {
+      id: 't5',
+      classNames: ['T5ForConditionalGeneration'],
+      refused: [
+        { format: 'gguf', reason: 'not run by llama.cpp' },
+        { format: 'onnx', reason: 'ONNX cannot be written yet' },
+      ],
+    },
+  ],
+  cells: ['huggingface', 'gguf'].flatMap((input) => [
+    { input, output: 'huggingface', architectures: input === 'gguf' ? ['llama'] : ['llama', 't5'], reason: null },
+    { input, output: 'gguf', architectures: ['llama'], reason: null },
+    { input, output: 'onnx', architectures: [], reason: 'ONNX cannot be written yet' },
+  ]),
+}
 
 const formats: readonly FormatInfo[] = [
   {
@@ -189,6 +234,7 @@ export function createFakeWire(scenario: Scenario = {}): Wire {
   }
   return {
     formats: () => Promise.resolve(formats),
+    matrix: () => Promise.resolve(matrix),
     devices: () =>
       Promise.resolve([
         {

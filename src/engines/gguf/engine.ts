@@ -4,6 +4,7 @@ import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Plan } from '../../core/plan.ts'
 import { GGUF_MAGIC } from '../containers/gguf/types.ts'
 import type { Engine, Evidence, Match, Measurement } from '../engine.ts'
+import { refusesArchitecture } from './arch/index.ts'
 import { EDIT_OPTIONS } from './edit.ts'
 import { modelEntries, partOf } from './files.ts'
 import { SPLIT_OPTIONS } from './lay.ts'
@@ -42,7 +43,7 @@ async function detect(folder: Folder): Promise<Match | null> {
       const version = new DataView(prefix.buffer).getUint32(4, true)
       const part = partOf(path)
       const because = `${path}, GGUF version ${version}${part === null ? '' : `, split into ${part.count} files`}`
-      return { format: 'gguf', confidence: CONFIDENCE, because, entry: path }
+      return { format: 'gguf', kind: 'gguf', confidence: CONFIDENCE, because, entry: path }
     } finally {
       await source.close()
     }
@@ -69,6 +70,15 @@ export const gguf: Engine = {
   id: 'gguf',
   title: 'GGUF (llama.cpp)',
   options: OPTIONS,
+  inputs: [
+    {
+      id: 'gguf',
+      title: 'GGUF file',
+      help: 'One file or a split set, of any type of weights.',
+      otherwise: 'A model of any other architecture that llama.cpp has becomes GGUF only.',
+    },
+  ],
+  refuses: refusesArchitecture,
   detect,
   open: openGguf,
   needs,

@@ -50,6 +50,11 @@ const MODULES: ReadonlyMap<string, string> = new Map([
   ['mlp.down', 'mlp.linear_fc2'],
 ])
 
+/** Why an architecture cannot be Megatron's, or null if it can. */
+export function refusesArchitecture(id: string): string | null {
+  return FAMILIES.has(id) ? null : 'no counterpart in Megatron here'
+}
+
 /** Megatron's tensors for a model, in the model's order. Throws `unsupported` for what Megatron has no place for. */
 export function slotsOf(architecture: Architecture, config: ModelConfig): readonly Slot[] {
   if (!FAMILIES.has(architecture.id)) {

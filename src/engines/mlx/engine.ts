@@ -4,6 +4,7 @@ import type { Checkpoint } from '../../core/checkpoint.ts'
 import type { Engine, Match, Verdict } from '../engine.ts'
 import { findMlx } from './files.ts'
 import { planMlx } from './layout.ts'
+import { refusesArchitecture } from './names.ts'
 import { openMlx } from './open.ts'
 import { OPTIONS } from './options.ts'
 import { validateMlx } from './validate.ts'
@@ -15,7 +16,7 @@ async function detect(folder: Folder): Promise<Match | null> {
   // a config.json that cannot be read is for the engine to report that takes the folder
   const found = await findMlx(folder).catch(() => null)
   if (found === null) return null
-  return { format: 'mlx', confidence: CONFIDENCE, because: found.because, entry: found.weights[0] ?? '' }
+  return { format: 'mlx', kind: 'mlx', confidence: CONFIDENCE, because: found.because, entry: found.weights[0] ?? '' }
 }
 
 function canInfer(checkpoint: Checkpoint): Verdict {
@@ -27,6 +28,10 @@ export const mlx: Engine = {
   id: 'mlx',
   title: 'MLX (Apple silicon)',
   options: OPTIONS,
+  inputs: [
+    { id: 'mlx', title: 'MLX folder', help: 'As mlx-lm writes it: 2 to 8 bits, mixed, mxfp4, mxfp8, nvfp4 or whole.' },
+  ],
+  refuses: refusesArchitecture,
   detect,
   open: openMlx,
   needs: () => [],

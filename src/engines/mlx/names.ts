@@ -198,10 +198,15 @@ export interface MlxModel {
   readonly sensitive: { readonly suffix: string; readonly bits: number } | null
 }
 
+/** Why an architecture cannot be MLX, or null if it can. */
+export function refusesArchitecture(id: string): string | null {
+  return FAMILIES.has(id) ? null : 'no class in mlx-lm'
+}
+
 /** Throws `unsupported` for what mlx-lm has no class for, or whose class would compute something else. */
 export function mlxModel(architecture: Architecture, config: ModelConfig): MlxModel {
   const family = FAMILIES.get(architecture.id)
-  if (family === undefined) throw unsupported(`${config.className} has no class in mlx-lm`)
+  if (family === undefined) throw unsupported(`${config.className} cannot be MLX: mlx-lm has no class for it`)
   const refused = family.unsupported?.(config) ?? null
   if (refused !== null) throw unsupported(`mlx-lm's class for ${config.className} has no ${refused}`)
   if (family.head === 'never' && !config.tied) {

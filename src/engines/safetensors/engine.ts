@@ -18,7 +18,13 @@ async function detect(folder: Folder): Promise<Match | null> {
   if (found === null) return null
   const { root, weights, what } = found
   const entry = root + (weights.kind === 'set' ? (weights.paths[0] ?? '') : weights.path)
-  return { format: 'safetensors', confidence: CONFIDENCE, because: `${what} without config.json`, entry }
+  return {
+    format: 'safetensors',
+    kind: 'safetensors',
+    confidence: CONFIDENCE,
+    because: `${what} without config.json`,
+    entry,
+  }
 }
 
 async function* validate(folder: Folder): AsyncGenerator<Finding, void, void> {
@@ -54,6 +60,15 @@ export const safetensors: Engine = {
   id: 'safetensors',
   title: 'Safetensors (weights only)',
   options: WRITE_OPTIONS,
+  inputs: [
+    {
+      id: 'safetensors',
+      title: 'Bare safetensors',
+      help: 'A file or shards without config.json: the model is found by names and shapes.',
+      otherwise: 'Tensors of no model known here become safetensors only, unless --config says what they are.',
+    },
+  ],
+  refuses: () => null,
   detect,
   open: openTensors,
   needs: () => [],

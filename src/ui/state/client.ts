@@ -28,6 +28,7 @@ export function connect(threads = 0): Wire {
       Promise.race([call(...args), lost])
   return {
     formats: guard(() => remote.formats()),
+    matrix: guard(() => remote.matrix()),
     devices: guard(() => remote.devices()),
     inspect: guard((place) => remote.inspect(place)),
     targets: guard((place) => remote.targets(place)),

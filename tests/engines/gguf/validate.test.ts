@@ -26,7 +26,7 @@ async function make(quant: string, shape: MadeUp = SHAPE): Promise<Uint8Array<Ar
 
 async function findings(bytes: Uint8Array): Promise<Finding[]> {
   const folder = memoryFolder({ 'model.gguf': bytes })
-  const match = { format: 'gguf', confidence: 1, because: '', entry: 'model.gguf' } as const
+  const match = { format: 'gguf', kind: 'gguf', confidence: 1, because: '', entry: 'model.gguf' } as const
   const found: Finding[] = []
   for await (const finding of gguf.validate(folder, match)) found.push(finding)
   expect(folder.stats.openSources).toBe(0)
@@ -71,7 +71,7 @@ describe('a file of ours', () => {
   test('reads little of it', async () => {
     const bytes = await make('f32', { ...SHAPE, intermediate: 8192 })
     const folder = memoryFolder({ 'model.gguf': bytes })
-    const match = { format: 'gguf', confidence: 1, because: '', entry: 'model.gguf' } as const
+    const match = { format: 'gguf', kind: 'gguf', confidence: 1, because: '', entry: 'model.gguf' } as const
     for await (const finding of gguf.validate(folder, match)) expect(finding).toBeNull()
     expect(folder.stats.largestRead).toBeLessThanOrEqual(256 * 1024)
     expect(folder.stats.readBytes).toBeLessThan(bytes.length / 8)
@@ -238,7 +238,7 @@ describe('planted defects', () => {
 
   test('no file at all', async () => {
     const found: Finding[] = []
-    const match = { format: 'gguf', confidence: 1, because: '', entry: 'other.gguf' } as const
+    const match = { format: 'gguf', kind: 'gguf', confidence: 1, because: '', entry: 'other.gguf' } as const
     for await (const finding of gguf.validate(memoryFolder({}), match)) found.push(finding)
     only(found, 'missing-file')
   })

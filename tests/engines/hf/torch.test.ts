@@ -135,7 +135,7 @@ describe('pytorch_model.bin', () => {
     const faults = await collect(
       huggingface.validate(
         memoryFolder(tied(torchFile(untied, { ties: { 'lm_head.weight': 'model.embed_tokens.weight' } }))),
-        { format: 'huggingface', confidence: 1, because: '', entry: 'config.json' },
+        { format: 'huggingface', kind: 'pytorch', confidence: 1, because: '', entry: 'config.json' },
       ),
     )
     expect(faults.filter(({ severity }) => severity === 'error')).toEqual([])

@@ -67,7 +67,7 @@ export function configOf(files: Files): Config {
 
 export async function findingsOf(files: Files): Promise<Finding[]> {
   const folder = memoryFolder(files, { name: 'tiny' })
-  const match = { format: 'mlx', confidence: 1, because: '', entry: 'model.safetensors' } as const
+  const match = { format: 'mlx', kind: 'mlx', confidence: 1, because: '', entry: 'model.safetensors' } as const
   const findings: Finding[] = []
   for await (const finding of mlx.validate(folder, match)) findings.push(finding)
   return findings

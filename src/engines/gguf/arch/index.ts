@@ -29,11 +29,16 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
 /** What BERT has and DistilBERT lacks. */
 const TOKEN_TYPES = 'token_types.weight'
 
-/** Throws `unsupported` for an architecture that GGUF output does not cover. */
+/** Why an architecture cannot be GGUF, or null if it can. */
+export function refusesArchitecture(id: string): string | null {
+  return ARCHITECTURES.has(id) ? null : 'not run by llama.cpp'
+}
+
+/** Throws `unsupported` for an architecture that GGUF does not cover. */
 export function ggufArchitecture(id: string): GgufArchitecture {
   const found = ARCHITECTURES.get(id)
   if (found !== undefined) return found
-  throw new AppError('unsupported', `${id} models cannot be written as GGUF: llama.cpp does not run them`, {
+  throw new AppError('unsupported', `${id} models cannot be GGUF: llama.cpp does not run them`, {
     hint: `These can: ${[...ARCHITECTURES.keys()].join(', ')}.`,
   })
 }
