@@ -1,15 +1,14 @@
-// npm run bench [-- --size MIB --rounds N --folder PATH]: what the kernels, the threads and whole conversions reach on this machine,
+// npm run bench [-- --size MIB --rounds N --folder PATH --only PARTS --case TITLE]: what the kernels, the threads and whole conversions reach on this machine,
 // beside floors and goals. Everything that is compared is measured in this run, in turns, and told as medians: other
 // work on the machine hits all of it alike.
 import { execFile } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import { mkdtempSync, rmSync, statfsSync } from 'node:fs'
 import { availableParallelism, cpus, tmpdir } from 'node:os'
 import path from 'node:path'
 import { parseArgs, promisify } from 'node:util'
-import { createApi, createNodeHost } from '../../dist/node/index.js'
 import { writeSynthetic } from '../long/synthetic.mjs'
 import { libraryFolder } from '../oracle/library.mjs'
+import { benchConversions } from './conversions.mjs'
 import { benchFake } from './fake.mjs'
 import { benchKernels } from './kernels.mjs'
 import { benchSchemes } from './schemes.mjs'
@@ -20,6 +19,7 @@ const { values: options } = parseArgs({
     rounds: { type: 'string', default: '3' },
     only: { type: 'string', default: 'kernels,whole,fake,llama' },
     folder: { type: 'string' },
+    case: { type: 'string', default: '' },
   },
 })
 const MIB = 2 ** 20
@@ -27,13 +27,9 @@ const SIZE = Number(options.size) * MIB
 const ROUNDS = Number(options.rounds)
 const PARTS = options.only.split(',')
 
-/** As in src/api: what a tile reads or writes at the most, and how often a file is flushed. */
-const TILE_BYTES = 4 * MIB
-const CHECKPOINT_BYTES = 64 * MIB
 /** A conversion may take this much longer than the slowest of its parts alone: 1 / 0.85. */
 const WHOLE_GOAL = 0.85
 const TWO_THREADS_GOAL = 1.9
-const QUANTS = ['f16', 'q8_0', 'q4_k_m']
 /** Numbers of llama.cpp's `llama_ftype`. */
 const LLAMA_TYPES = { q8_0: 7, q4_k_m: 15 }
 
@@ -54,29 +50,6 @@ function table(head, rows) {
   say(`|${widths.map((width) => '-'.repeat(width + 2)).join('|')}|`)
   for (const row of all.slice(1)) say(line(row))
   say()
-}
-
-/** Processor time of all threads so far, in milliseconds. */
-function processorTime() {
-  const { user, system } = process.cpuUsage()
-  return (user + system) / 1000
-}
-
-/** How long something takes, and the processor time of all threads in it. */
-async function timed(act) {
-  const [began, work] = [performance.now(), processorTime()]
-  await act()
-  return { ms: performance.now() - began, work: processorTime() - work }
-}
-
-/** Runs `work` over `items`, at most `width` at once, in order. */
-async function inFlight(items, width, work) {
-  let next = 0
-  await Promise.all(
-    Array.from({ length: width }, async () => {
-      while (next < items.length) await work(items[next++])
-    }),
-  )
 }
 
 // --- kernels --------------------------------------------------------------------------------------------------------
@@ -124,184 +97,10 @@ async function reportSchemes() {
 
 // --- whole conversions ----------------------------------------------------------------------------------------------
 
-const place = (folder) => ({ kind: 'path', path: folder })
-
-function request(model, quant, out) {
-  return {
-    input: place(model),
-    target: 'gguf',
-    options: { quant },
-    output: place(out),
-    name: quant,
-    overwrite: true,
-    restart: true,
-  }
-}
-
-async function convert(api, what) {
-  const job = api.start(what)
-  for (;;) {
-    for (const event of await job.next()) {
-      if (event.type === 'done') return event.report
-      if (event.type === 'failed') throw new Error(`${event.error.code}: ${event.error.message}`)
-    }
-  }
-}
-
-/** Reads all weights, a tile at a time, as many reads at once as a conversion has. */
-async function readAll(host, model, width) {
-  const folder = await host.open(place(model))
-  const files = (await folder.list()).filter((file) => file.path.endsWith('.safetensors'))
-  const sources = await Promise.all(files.map((file) => folder.open(file.path)))
-  const pieces = sources.flatMap((source) =>
-    Array.from({ length: Math.ceil(source.size / TILE_BYTES) }, (_, i) => ({ source, at: i * TILE_BYTES })),
-  )
-  const [backend] = await host.backends()
-  const buffers = Array.from({ length: width }, () => backend.arena.alloc(TILE_BYTES))
-  const free = [...buffers]
-  const ms = await timed(() =>
-    inFlight(pieces, width, async ({ source, at }) => {
-      const buffer = free.pop()
-      await source.read(at, buffer.subarray(0, Math.min(TILE_BYTES, source.size - at)))
-      free.push(buffer)
-    }),
-  )
-  for (const buffer of buffers) backend.arena.free(buffer)
-  await Promise.all(sources.map((source) => source.close()))
-  return ms
-}
-
-/** The tiles of a plan: how many elements of what become what. Values that come as they are need no kernel. */
-function tilesOf(plan) {
-  return plan.tensors.flatMap(({ shape, from, to, bytes }) => {
-    const elements = shape.reduce((product, size) => product * size, 1)
-    const step = TILE_BYTES / Math.max(2, bytes / elements)
-    const count = Math.floor(step / 256) * 256
-    return Array.from({ length: Math.ceil(elements / count) }, (_, i) => {
-      const own = Math.min(count, elements - i * count)
-      return { from, to, elements: own, bytes: Math.round((own * bytes) / elements) }
-    })
-  })
-}
-
-/** All kernel work of a plan on weights that are in memory already. */
-async function computeAll(host, model, tiles, width) {
-  const [backend] = await host.backends()
-  const folder = await host.open(place(model))
-  const file = (await folder.list()).find(({ path: name }) => name.endsWith('.safetensors'))
-  const source = await folder.open(file.path)
-  const pairs = await Promise.all(
-    Array.from({ length: width }, async (_, i) => {
-      const input = backend.arena.alloc(TILE_BYTES)
-      // behind the header, on whole values
-      await source.read(2 * Math.floor((source.size - TILE_BYTES) / (2 * width)) * i + 65_536, input)
-      return { input, output: backend.arena.alloc(2 * TILE_BYTES) }
-    }),
-  )
-  await source.close()
-  const free = [...pairs]
-  const work = async ({ from, to, elements, bytes }) => {
-    const pair = free.pop()
-    await backend
-      .prepare({ kind: 'cast', from, to })
-      .run(pair.input.subarray(0, elements * 2), pair.output.subarray(0, bytes), elements)
-    free.push(pair)
-  }
-  const ms = await timed(() => inFlight(tiles, width, work))
-  for (const { input, output } of pairs) {
-    backend.arena.free(input)
-    backend.arena.free(output)
-  }
-  return ms
-}
-
-/** Writes as many bytes as a conversion does, in its pieces, with its flushes; and removes them again. */
-async function writeAll(host, out, tiles) {
-  const [backend] = await host.backends()
-  const buffer = backend.arena.alloc(TILE_BYTES)
-  const output = await host.openOutput(place(out))
-  const sink = await output.create('write-only.bin', { keep: 0 })
-  let flushing = Promise.resolve()
-  const ms = await timed(async () => {
-    let at = 0
-    let flushed = 0
-    for (const { bytes } of tiles) {
-      await sink.write(buffer.subarray(0, bytes), at)
-      at += bytes
-      if (at - flushed < CHECKPOINT_BYTES) continue
-      await flushing
-      flushed = at
-      flushing = sink.flush()
-    }
-    await flushing
-    await sink.flush()
-  })
-  await sink.abort()
-  backend.arena.free(buffer)
-  return ms
-}
-
-/** SHA-256 of as many bytes, in the same pieces. */
-function hashAll(tiles) {
-  const buffer = Buffer.alloc(TILE_BYTES, 7)
-  const hash = createHash('sha256')
-  return timed(async () => {
-    for (const { bytes } of tiles) hash.update(buffer.subarray(0, bytes))
-    hash.digest()
-  })
-}
-
-async function reportWhole(model, folder) {
-  const host = createNodeHost()
-  const api = createApi(host)
-  const [backend] = await host.backends()
-  const width = backend.threads + 2
-  const out = path.join(folder, 'whole')
-  const cores = availableParallelism()
-  say(`## Whole conversions: ${mib(SIZE)} of bf16, in process, ${backend.label}`)
+async function reportWhole(folder) {
+  const { label, cores, rows } = await benchConversions(folder, SIZE, ROUNDS, options.case)
+  say(`## Whole conversions of ${mib(SIZE)}, in process, ${label}`)
   say()
-  const rows = []
-  const notes = []
-  for (const quant of QUANTS) {
-    const plan = await api.plan(request(model, quant, out))
-    const tiles = tilesOf(plan)
-    const samples = []
-    let report
-    for (let round = 0; round < ROUNDS; round++) {
-      const parts = {
-        read: await readAll(host, model, width),
-        kernel: await computeAll(host, model, tiles, width),
-        write: await writeAll(host, out, tiles),
-        hash: await hashAll(tiles),
-      }
-      report = await convert(api, request(model, quant, out))
-      const work = Object.values(parts).reduce((sum, one) => sum + one.work, 0) / cores
-      const slowest = Math.max(parts.read.ms, parts.kernel.ms, parts.write.ms)
-      samples.push({
-        read: parts.read.ms,
-        kernel: parts.kernel.ms,
-        write: parts.write.ms,
-        hash: parts.hash.ms,
-        work,
-        whole: report.elapsedMs,
-        part: slowest / report.elapsedMs,
-        bound: Math.max(slowest, work) / report.elapsedMs,
-      })
-    }
-    const middle = (key) => median(samples.map((sample) => sample[key]))
-    const percent = (value) => `${(value * 100).toFixed(0)} %`
-    rows.push([
-      quant,
-      ...['read', 'kernel', 'write', 'hash', 'work', 'whole'].map((key) => seconds(middle(key))),
-      rate(report.readBytes, middle('whole')),
-      percent(middle('part')),
-      judge(middle('part'), WHOLE_GOAL),
-      percent(middle('bound')),
-    ])
-    notes.push(`${quant}: ${mib(report.peakBytes)} of buffers, ${mib(plan.peakBytes)} planned`)
-  }
-  await api.close()
-  const goal = `goal ${WHOLE_GOAL * 100} %`
   const head = [
     'read',
     'kernel',
@@ -311,10 +110,20 @@ async function reportWhole(model, folder) {
     'whole',
     'rate',
     'of the slowest',
-    goal,
-    'of slowest or work',
+    `goal ${WHOLE_GOAL * 100} %`,
   ]
-  table(['target', ...head], rows)
+  const percent = (value) => `${(value * 100).toFixed(0)} %`
+  table(
+    ['conversion', ...head, 'of slowest or work'],
+    rows.map((row) => [
+      row.title,
+      ...['read', 'kernel', 'write', 'hash', 'work', 'whole'].map((key) => seconds(row[key])),
+      rate(row.report.readBytes, row.whole),
+      percent(row.part),
+      judge(row.part, WHOLE_GOAL),
+      percent(row.bound),
+    ]),
+  )
   say(
     '"Of the slowest" is the slowest of read, kernel and write alone, as a part of the whole. "Work" is the processor',
   )
@@ -322,7 +131,8 @@ async function reportWhole(model, folder) {
     `time of those and of SHA-256, over ${cores} cores: where files lie in memory, no conversion can take less. The whole`,
   )
   say('also plans, validates, and compares samples with the source.')
-  for (const note of notes) say(`- ${note}`)
+  for (const { title, report, plan } of rows)
+    say(`- ${title}: ${mib(report.peakBytes)} of buffers, ${mib(plan.peakBytes)} planned`)
   say()
 }
 
@@ -427,7 +237,7 @@ say()
 if (PARTS.includes('kernels')) await reportKernels()
 if (PARTS.includes('kernels') || PARTS.includes('schemes')) await reportSchemes()
 const model = path.join(folder, 'model')
-if (PARTS.includes('whole') || PARTS.includes('llama')) writeSynthetic(model, SIZE)
-if (PARTS.includes('whole')) await reportWhole(model, folder)
+if (PARTS.includes('llama')) writeSynthetic(model, SIZE)
+if (PARTS.includes('whole')) await reportWhole(folder)
 if (PARTS.includes('fake')) await reportFake(folder)
 if (PARTS.includes('llama')) await reportLlama(model, folder)

@@ -17,19 +17,24 @@ const SHAPES = [
 const POOL_VALUES = 2 ** 21
 const PIECE_BYTES = 2 ** 20
 
+/** Inputs that share a scale in a GPTQ checkpoint. */
+const GPTQ_GROUP = 128
+
 /**
- * Writes a HuggingFace folder of a Llama in bf16 with at least `bytes` bytes of weights, in `shards` files.
+ * Writes a HuggingFace folder of a Llama in bf16 with at least `bytes` bytes of weights, in `shards` files. With `gptq` the
+ * layers' matrices are quantised to 4 bits, as GPTQ stores them.
  * @param {string} folder made if need be
  * @param {number} bytes
- * @param {{ shards?: number, seed?: number }} [options]
+ * @param {{ shards?: number, seed?: number, gptq?: boolean }} [options]
  * @returns {{ weightBytes: number, layers: number }}
  */
-export function writeSynthetic(folder, bytes, { shards = 3, seed = 1 } = {}) {
+export function writeSynthetic(folder, bytes, { shards = 3, seed = 1, gptq = false } = {}) {
   const shape = SHAPES.find(({ from }) => bytes >= from) ?? SHAPES[0]
+  const layer = (index) => (gptq ? layerTensors(shape, index).flatMap(gptqTensors) : layerTensors(shape, index))
   const fixed = sizeOf(outerTensors(shape))
-  const layers = Math.max(1, Math.ceil((bytes - fixed) / sizeOf(layerTensors(shape, 0))))
+  const layers = Math.max(1, Math.ceil((bytes - fixed) / sizeOf(layer(0))))
   const [embedding, ...ends] = outerTensors(shape)
-  const all = [embedding, ...Array.from({ length: layers }, (_, i) => layerTensors(shape, i)).flat(), ...ends]
+  const all = [embedding, ...Array.from({ length: layers }, (_, i) => layer(i)).flat(), ...ends]
   const weightBytes = sizeOf(all)
 
   mkdirSync(folder, { recursive: true })
@@ -44,11 +49,18 @@ export function writeSynthetic(folder, bytes, { shards = 3, seed = 1 } = {}) {
     num_key_value_heads: shape.kvHeads,
     vocab_size: shape.vocab,
   })
+  if (gptq) {
+    const own = { quant_method: 'gptq', bits: 4, group_size: GPTQ_GROUP, desc_act: false, sym: true }
+    config.quantization_config = own
+  }
   writeFileSync(path.join(folder, 'config.json'), `${JSON.stringify(config, null, 1)}\n`)
 
   const random = xorshift(seed)
-  const weights = pool(random, 0, 0.02)
-  const norms = pool(random, 1, 0.1)
+  const pools = {
+    weights: pool(random, 0, 0.02),
+    norms: pool(random, 1, 0.1),
+    ...(gptq ? { codes: words(random), scales: scales(random) } : {}),
+  }
   const map = {}
   let next = 0
   for (let shard = 0; shard < shards; shard++) {
@@ -62,7 +74,7 @@ export function writeSynthetic(folder, bytes, { shards = 3, seed = 1 } = {}) {
     const number = (value) => String(value).padStart(5, '0')
     const name = shards === 1 ? 'model.safetensors' : `model-${number(shard + 1)}-of-${number(shards)}.safetensors`
     for (const tensor of tensors) map[tensor.name] = name
-    writeShard(path.join(folder, name), tensors, random, weights, norms)
+    writeShard(path.join(folder, name), tensors, random, pools)
   }
   if (shards > 1) {
     const index = { metadata: { total_size: weightBytes }, weight_map: map }
@@ -94,17 +106,37 @@ function layerTensors({ hidden, intermediate, heads, kvHeads }, index) {
   ].map(([name, shape]) => ({ name: `model.layers.${index}.${name}.weight`, shape }))
 }
 
-/** Bytes of tensors in bf16. */
-function sizeOf(tensors) {
-  return tensors.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 2), 0)
+/** A matrix's parts as AutoGPTQ stores them, the groups in order; norms stay as they are. */
+function gptqTensors(tensor) {
+  const [outputs, inputs] = tensor.shape
+  if (inputs === undefined) return [tensor]
+  const groups = inputs / GPTQ_GROUP
+  const part = (name, dtype, shape, from) => ({ name: tensor.name.replace(/weight$/, name), dtype, shape, from })
+  const order = Buffer.from(Int32Array.from({ length: inputs }, (_, i) => Math.floor(i / GPTQ_GROUP)).buffer)
+  return [
+    part('qweight', 'I32', [inputs / 8, outputs], 'codes'),
+    part('qzeros', 'I32', [groups, outputs / 8], Buffer.alloc(groups * (outputs / 8) * 4, 0x77)),
+    part('scales', 'F16', [groups, outputs], 'scales'),
+    part('g_idx', 'I32', [inputs], order),
+  ]
 }
 
-function writeShard(file, tensors, random, weights, norms) {
+const WIDTHS = { BF16: 2, F16: 2, I32: 4 }
+
+/** Bytes of tensors. */
+function sizeOf(tensors) {
+  return tensors.reduce(
+    (sum, { shape, dtype = 'BF16' }) => sum + shape.reduce((product, size) => product * size, WIDTHS[dtype]),
+    0,
+  )
+}
+
+function writeShard(file, tensors, random, pools) {
   const header = { __metadata__: { format: 'pt' } }
   let end = 0
   for (const tensor of tensors) {
     const size = sizeOf([tensor])
-    header[tensor.name] = { dtype: 'BF16', shape: tensor.shape, data_offsets: [end, end + size] }
+    header[tensor.name] = { dtype: tensor.dtype ?? 'BF16', shape: tensor.shape, data_offsets: [end, end + size] }
     end += size
   }
   const json = JSON.stringify(header)
@@ -115,7 +147,12 @@ function writeShard(file, tensors, random, weights, norms) {
   try {
     writeSync(out, head)
     for (const tensor of tensors) {
-      const values = tensor.shape.length === 1 ? norms : weights
+      const from = tensor.from ?? (tensor.shape.length === 1 ? 'norms' : 'weights')
+      if (typeof from !== 'string') {
+        writeSync(out, from)
+        continue
+      }
+      const values = pools[from]
       for (let left = sizeOf([tensor]); left > 0; left -= PIECE_BYTES) {
         const length = Math.min(left, PIECE_BYTES)
         const start = 2 * Math.floor((random() * (values.length - length)) / 2)
@@ -125,6 +162,16 @@ function writeShard(file, tensors, random, weights, norms) {
   } finally {
     closeSync(out)
   }
+}
+
+/** Words of any bits. */
+function words(random) {
+  return Buffer.from(Uint32Array.from({ length: POOL_VALUES }, () => random() * 2 ** 32).buffer)
+}
+
+/** f16 from 2^-9 to 2^-8. */
+function scales(random) {
+  return Buffer.from(Uint16Array.from({ length: POOL_VALUES }, () => 0x1800 + random() * 0x400).buffer)
 }
 
 /** Roughly normal bf16 values (the sum of four uniforms), as bytes. */
