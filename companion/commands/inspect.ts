@@ -40,7 +40,7 @@ export const inspectCommand: Command = async (args, terminal) => {
 }
 
 function text(model: Inspection, becomes: string, verbose: boolean): string {
-  const rows: [string, string][] = [
+  const rows: (readonly [string, string])[] = [
     ['name', model.name],
     ['format', `${model.formatTitle}: ${model.because}`],
     ['architecture', `${model.className} (${model.architecture})`],
@@ -52,6 +52,18 @@ function text(model: Inspection, becomes: string, verbose: boolean): string {
       'weights',
       `${formatBytes(model.weightBytes)}: ${model.dtypes.map(({ dtype, bytes }) => `${dtype} ${formatBytes(bytes)}`).join(', ')}`,
     ],
+    ...(model.layers > 0 ? configurationRows(model) : []),
+  ]
+  const lines = [definitions(rows, { indent: 0, column: Math.max(...rows.map(([name]) => name.length)) + 2 })]
+  lines.push('', becomes, '', table(model.files.map(({ path, size }) => [path, formatBytes(size)])))
+  if (verbose && model.metadata.length > 0) lines.push('', metadataText(model.metadata))
+  if (model.findings.length > 0) lines.push('', findingsText(model.findings, verbose).trimEnd())
+  return `${lines.join('\n')}\n`
+}
+
+/** What tensors of no known model do not have. */
+function configurationRows(model: Inspection): readonly (readonly [string, string])[] {
+  return [
     [
       'shape',
       `${model.layers} layers, width ${formatWhole(model.hiddenSize)}, ${model.heads} heads (${model.kvHeads} for keys and values)`,
@@ -60,9 +72,4 @@ function text(model: Inspection, becomes: string, verbose: boolean): string {
     ['vocabulary', `${formatWhole(model.vocabSize)}${model.tied ? ', embedding and head tied' : ''}`],
     ['tokenizer', groupDigits(model.tokenizer ?? 'none')],
   ]
-  const lines = [definitions(rows, { indent: 0, column: Math.max(...rows.map(([name]) => name.length)) + 2 })]
-  lines.push('', becomes, '', table(model.files.map(({ path, size }) => [path, formatBytes(size)])))
-  if (verbose && model.metadata.length > 0) lines.push('', metadataText(model.metadata))
-  if (model.findings.length > 0) lines.push('', findingsText(model.findings, verbose).trimEnd())
-  return `${lines.join('\n')}\n`
 }

@@ -26,6 +26,8 @@ export interface Checkpoint {
   readonly tensors: ReadonlyMap<Role, Recipe>
   /** Files that other formats may carry over untouched (generation_config.json, LICENSE ...): path to `u8` recipe. */
   readonly extras: ReadonlyMap<string, Recipe>
+  /** Why the model is of no architecture that is described here; absent where it is, and where nothing says what it is. */
+  readonly undescribed?: string
   /** What a file of bare tensors called them, for a writer that keeps names; absent where roles alone are known. */
   readonly stored?: StoredNames
   /** What the file says of itself, key by key; absent where its format has no such list. */
@@ -57,6 +59,10 @@ export function requireArchitecture(
   hint = 'Put the config.json of the model beside its weights, and open the folder.',
 ): void {
   if (checkpoint.architecture !== NO_ARCHITECTURE) return
+  if (checkpoint.undescribed !== undefined)
+    throw new AppError('unsupported', `${checkpoint.name} cannot become ${format}: ${checkpoint.undescribed}`, {
+      hint: `It can become ${checkpoint.format === 'gguf' ? 'another GGUF file' : 'a HuggingFace folder or safetensors files'}.`,
+    })
   throw new AppError('unsupported', `${checkpoint.name} is not known to be a model, so it cannot become ${format}`, {
     hint,
   })
@@ -123,6 +129,30 @@ export interface ModelConfig {
   readonly relativePositions?: { readonly buckets: number; readonly maxDistance: number }
   /** The config as it was read, with every key that has no place above. */
   readonly raw: JsonObject
+}
+
+/** The configuration of tensors of which only names and shapes are known: it says nothing. */
+export const NO_CONFIG: ModelConfig = {
+  modelType: NO_ARCHITECTURE,
+  className: 'tensors',
+  hiddenSize: 0,
+  layers: 0,
+  intermediateSize: 0,
+  heads: 0,
+  kvHeads: 0,
+  headDim: 0,
+  vocabSize: 0,
+  contextLength: 0,
+  normEpsilon: 0,
+  activation: '',
+  rope: { theta: 0, scaling: { kind: 'none' } },
+  slidingWindow: null,
+  tied: false,
+  dtype: 'f32',
+  bosId: null,
+  eosIds: [],
+  padId: null,
+  raw: new Map(),
 }
 
 /** A block's MLP as many small ones, of which a router picks a few for each token. */

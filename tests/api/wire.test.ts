@@ -132,12 +132,12 @@ describe('data', () => {
 describe('errors', () => {
   test('keep class, code, place, hint and stack', async () => {
     const { 'config.json': config, ...rest } = tinyLlama()
-    const text = new TextDecoder().decode(config).replaceAll('LlamaForCausalLM', 'YodaForCausalLM')
+    const text = new TextDecoder().decode(config).replace(/"hidden_size": *\d+/, '"hidden_size": "wide"')
     const other = line({ ...rest, 'config.json': new TextEncoder().encode(text) })
     const error = await failure(other.wire.inspect(ANYWHERE))
     other.close()
-    expect(error.code).toBe('unsupported')
-    expect(error.message).toContain('YodaForCausalLM')
+    expect(error.code).toBe('malformed')
+    expect(error.message).toContain('hidden_size')
     expect(error.where.file).toBe('config.json')
     expect(error.hint).not.toBeNull()
     expect(error.stack).toContain('src/')

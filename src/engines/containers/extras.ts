@@ -2,8 +2,8 @@
 const EXTRAS: readonly RegExp[] = [
   /^generation_config\.json$/,
   /^(?:README|LICENSE|LICENCE|NOTICE|USE_POLICY)[\w.-]*$/i,
-  /^(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config)\.json$/,
-  /^(?:tokenizer\.model|spiece\.model|merges\.txt|vocab\.txt)$/,
+  /^(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|(?:video_)?preprocessor_config|processor_config|normalizer)\.json$/,
+  /^(?:tokenizer\.model|spiece\.model|sentencepiece\.bpe\.model|(?:source|target)\.spm|merges\.txt|vocab\.txt)$/,
   /^chat_template\.(?:jinja|json)$/,
   // sentence-transformers
   /^(?:modules|sentence_[\w]+_config|config_sentence_transformers|\d+_[A-Z]\w*\/config)\.json$/,

@@ -3,7 +3,8 @@ import { dtypeInfo, elementCount, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Finding, PlannedFile, Segment } from '../../core/plan.ts'
-import { inputsOf, permute, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
+import { cast, inputsOf, permute, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
+import { listed } from './safetensors-files.ts'
 import { compareUtf8, safetensorsHeader } from './safetensors.ts'
 
 /** A tensor and the name it will have. */
@@ -223,6 +224,38 @@ export function dequantizedFinding(names: readonly string[], dtype: DType | null
         : `${names.length} tensors are quantised in the source: they are written as ${written}, but what quantisation lost stays lost`,
     ...(dtype === null ? { hint: '--dtype bf16 halves the size.' } : {}),
   }
+}
+
+/**
+ * Tensors as stored, cast to `dtype` where they are floats, in their own types if it is null; what is quantised becomes
+ * floats in any case. What that means for them is added to `findings`.
+ */
+export function castStored(
+  tensors: readonly NamedTensor[],
+  dtype: DType | null,
+  findings: Finding[],
+): readonly NamedTensor[] {
+  const dequantized: string[] = []
+  const kept: string[] = []
+  const result = tensors.map(({ name, recipe }): NamedTensor => {
+    if (isQuantized(recipe)) dequantized.push(name)
+    if (dtype !== null && !isCastable(recipe.dtype)) {
+      kept.push(name)
+      return { name, recipe }
+    }
+    const own = dtypeInfo(recipe.dtype).kind === 'quant' ? DEQUANTIZED : recipe.dtype
+    return { name, recipe: cast(recipe, dtype ?? own) }
+  })
+  const finding = dequantizedFinding(dequantized, dtype)
+  if (finding !== null) findings.push(finding)
+  if (kept.length > 0) {
+    findings.push({
+      severity: 'info',
+      code: 'type-kept',
+      message: `${listed(kept)} ${kept.length === 1 ? 'keeps its type' : 'keep their types'}: only F32, F16 and BF16 are cast`,
+    })
+  }
+  return result
 }
 
 /** What holds every value of a quantised tensor exactly. */

@@ -1,5 +1,5 @@
 import type { Folder } from '../../core/bytes.ts'
-import { NO_ARCHITECTURE, type Checkpoint, type ModelConfig, type Role } from '../../core/checkpoint.ts'
+import { NO_ARCHITECTURE, NO_CONFIG, type Checkpoint, type ModelConfig, type Role } from '../../core/checkpoint.ts'
 import { dtypeInfo, elementCount } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
@@ -104,6 +104,7 @@ function some(names: readonly string[]): string {
 interface Described {
   readonly architecture: string
   readonly config: ModelConfig
+  readonly undescribed?: string
   readonly tensors: ReadonlyMap<Role, Recipe>
   readonly findings: readonly Finding[]
 }
@@ -185,6 +186,7 @@ function undescribed(model: GgufModel, because: string): Described {
   return {
     architecture: NO_ARCHITECTURE,
     config: {
+      ...NO_CONFIG,
       modelType: name,
       className: name,
       hiddenSize: at('embedding_length'),
@@ -196,16 +198,11 @@ function undescribed(model: GgufModel, because: string): Described {
       vocabSize: tensors.find((tensor) => tensor.name === 'token_embd.weight')?.shape[0] ?? 0,
       contextLength: at('context_length'),
       normEpsilon: at('attention.layer_norm_rms_epsilon'),
-      activation: '',
       rope: { theta: at('rope.freq_base'), scaling: { kind: 'none' } },
-      slidingWindow: null,
       tied: !tensors.some((tensor) => tensor.name === 'output.weight'),
       dtype: 'f16',
-      bosId: null,
-      eosIds: [],
-      padId: null,
-      raw: new Map(),
     },
+    undescribed: because,
     tensors: new Map(tensors.map((tensor: LocatedTensor) => [tensor.name, storedTensor(tensor)])),
     findings: [
       {

@@ -1,10 +1,12 @@
-import type { Folder } from '../../core/bytes.ts'
-import type { Checkpoint } from '../../core/checkpoint.ts'
+import { readFile, type Folder } from '../../core/bytes.ts'
+import { NO_ARCHITECTURE, NO_CONFIG, type Checkpoint, type Role } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
+import { isArray, parseJsonObject, type JsonObject } from '../../core/json.ts'
+import type { Recipe } from '../../core/tensor.ts'
 import { readStoredWeights, type StoredWeights } from '../containers/safetensors-files.ts'
 import { readTorchWeights } from '../containers/torch-files.ts'
 import { CONFIG_FILE, requireModel, type ModelFiles, type RefusedWeights } from '../transformers/files.ts'
-import { commonType, outlineOf, readConfig } from '../transformers/outline.ts'
+import { besideWeights, commonType, MAX_CONFIG_BYTES, outlineOf, readConfig } from '../transformers/outline.ts'
 import { dequantizerOf } from '../transformers/dequantize.ts'
 import { readQuantization, withoutQuantization } from '../transformers/quantization.ts'
 import { assignRoles } from './weights.ts'
@@ -35,15 +37,13 @@ export async function loadModel(folder: Folder): Promise<LoadedModel> {
     })
   }
   const declared = await readQuantization(folder, model)
-  const { architecture, normalized } = await readConfig(
-    folder,
-    path,
-    declared === null ? undefined : withoutQuantization,
-  )
+  const described = await readDescribed(folder, path, declared !== null)
   const stored =
     weights.kind === 'torch'
       ? await readTorchWeights(folder, model, weights)
       : await readStoredWeights(folder, model, weights)
+  if ('because' in described) return { checkpoint: undescribed(folder, model, stored, described), model, stored }
+  const { architecture, normalized } = described
   const dequantizer = declared === null ? null : await dequantizerOf(folder, stored, declared)
   const roles = assignRoles(stored, architecture, normalized.config, dequantizer)
   const config = normalized.dtypeDeclared
@@ -56,6 +56,58 @@ export async function loadModel(folder: Folder): Promise<LoadedModel> {
     findings: [...normalized.findings, ...stored.findings, ...roles.findings, ...outline.findings],
   }
   return { checkpoint, model, stored }
+}
+
+/** A configuration that no description here fits, and why. */
+interface Undescribed {
+  readonly raw: JsonObject
+  readonly because: string
+}
+
+/** What a config.json says; of quantised weights it must be understood, since their values are needed. */
+async function readDescribed(
+  folder: Folder,
+  path: string,
+  quantized: boolean,
+): Promise<Awaited<ReturnType<typeof readConfig>> | Undescribed> {
+  try {
+    return await readConfig(folder, path, quantized ? withoutQuantization : undefined)
+  } catch (error) {
+    const { code, message } = AppError.from(error)
+    if (code !== 'unsupported' || quantized) throw error
+    return { raw: parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path), because: message }
+  }
+}
+
+/** A model of which the names and shapes of the tensors are all that is known: enough to cast and split them. */
+function undescribed(
+  folder: Folder,
+  model: ModelFiles,
+  stored: StoredWeights,
+  { raw, because }: Undescribed,
+): Checkpoint {
+  const tensors = new Map<Role, Recipe>()
+  for (const [name, tensor] of stored.tensors) tensors.set(name, stored.views.get(name)?.() ?? tensor)
+  const listed = raw.get('architectures')
+  const name = isArray(listed) ? listed[0] : raw.get('model_type')
+  return {
+    ...besideWeights(folder, model, stored.files),
+    architecture: NO_ARCHITECTURE,
+    config: { ...NO_CONFIG, className: typeof name === 'string' ? name : 'unknown', dtype: commonType(tensors), raw },
+    tokenizer: null,
+    tensors,
+    undescribed: because,
+    stored: { names: new Map([...tensors.keys()].map((role) => [role, role])), metadata: stored.metadata },
+    findings: [
+      ...stored.findings,
+      {
+        severity: 'warning',
+        code: 'architecture-unknown',
+        message: `${because}. The weights can be cast, split and saved as safetensors, but not become another format`,
+        where: { file: model.root + CONFIG_FILE },
+      },
+    ],
+  }
 }
 
 /** A model's configuration and tokenizer without its weights: a checkpoint of no tensors. */

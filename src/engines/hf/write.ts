@@ -1,15 +1,16 @@
 /** A HuggingFace folder of a checkpoint, as transformers' save_pretrained would lay it out. */
-import { requireArchitecture, type Checkpoint } from '../../core/checkpoint.ts'
+import { NO_ARCHITECTURE, requireArchitecture, type Checkpoint } from '../../core/checkpoint.ts'
 import { dtypeInfo, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
-import { parseJson, isObject } from '../../core/json.ts'
+import { isObject, parseJson, type JsonObject } from '../../core/json.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
-import type { Finding, Plan } from '../../core/plan.ts'
+import type { Finding, Plan, PlannedFile } from '../../core/plan.ts'
 import { cast, tensorBytes } from '../../core/tensor.ts'
 import { expectedTensors, type Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
 import type { StoredTensor } from '../containers/safetensors-files.ts'
 import {
+  castStored,
   DEQUANTIZED,
   dequantizedFinding,
   DTYPE_OPTION,
@@ -23,10 +24,10 @@ import {
   transposedBack,
   type NamedTensor,
 } from '../containers/shards.ts'
-import { companionFiles, jsonFile } from '../transformers/companions.ts'
+import { carriedFiles, companionFiles, jsonFile } from '../transformers/companions.ts'
 import { architectureOf, normalizeConfig } from '../transformers/config.ts'
 import { CONFIG_FILE } from '../transformers/files.ts'
-import { configJson } from '../transformers/write-config.ts'
+import { castConfig, configJson, isHuggingFace } from '../transformers/write-config.ts'
 import { assignRoles } from './weights.ts'
 
 /** What `convert` takes. */
@@ -50,6 +51,8 @@ const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 export async function planHuggingFace(given: Checkpoint, options: OptionValues): Promise<Plan> {
   const limit = shardSizeOf(options)
   const checkpoint = await configured(given, options['config'])
+  if (checkpoint.architecture === NO_ARCHITECTURE && isHuggingFace(checkpoint.config.raw))
+    return planUndescribed(checkpoint, dtypeOption(options), limit)
   requireArchitecture(
     checkpoint,
     'a HuggingFace model',
@@ -58,13 +61,40 @@ export async function planHuggingFace(given: Checkpoint, options: OptionValues):
   const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
   const findings: Finding[] = []
   const tensors = nameTensors(checkpoint, architecture, dtypeOption(options), findings)
+  const config = configJson(checkpoint, architecture, mainType(tensors, checkpoint.config.dtype))
+  return planFolder(tensors, companionFiles(checkpoint, findings), config, limit, findings)
+}
+
+/** A model of an unknown architecture: tensors under their own names, and the configuration that it came with. */
+function planUndescribed(checkpoint: Checkpoint, dtype: DType | null, limit: number): Plan {
+  const { config, extras } = checkpoint
+  const findings: Finding[] = []
+  const tensors = castStored(
+    [...checkpoint.tensors].map(([name, recipe]) => ({ name, recipe })),
+    dtype,
+    findings,
+  )
+  if (config.raw.has('auto_map')) {
+    findings.push({
+      severity: 'warning',
+      code: 'custom-code',
+      message: 'config.json refers to code of the model’s own (auto_map), which is not copied',
+      hint: 'Copy the *.py files of the source into the new folder.',
+    })
+  }
+  return planFolder(tensors, carriedFiles(extras), castConfig(config.raw, dtype), limit, findings)
+}
+
+/** Weights, what stands beside them, and config.json, which completes the folder, last. */
+function planFolder(
+  tensors: readonly NamedTensor[],
+  companions: readonly PlannedFile[],
+  config: JsonObject,
+  limit: number,
+  findings: readonly Finding[],
+): Plan {
   const { weights, index } = planShards(tensors, STEM, limit, METADATA)
-  const files = [
-    ...weights,
-    ...companionFiles(checkpoint, findings),
-    ...(index === null ? [] : [index]),
-    jsonFile(CONFIG_FILE, configJson(checkpoint, architecture, mainType(tensors, checkpoint.config.dtype))),
-  ]
+  const files = [...weights, ...companions, ...(index === null ? [] : [index]), jsonFile(CONFIG_FILE, config)]
   return {
     target: 'huggingface',
     stages: [],

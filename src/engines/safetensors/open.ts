@@ -1,5 +1,5 @@
 import type { Folder } from '../../core/bytes.ts'
-import { NO_ARCHITECTURE, type Checkpoint, type ModelConfig, type Role } from '../../core/checkpoint.ts'
+import { NO_ARCHITECTURE, NO_CONFIG, type Checkpoint, type Role } from '../../core/checkpoint.ts'
 import type { DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
@@ -94,30 +94,6 @@ function byRoles({ tensors, metadata }: StoredWeights, { architecture, config, n
     spelled.set(`stored:${name}`, name)
   }
   return { tensors: byRole, stored: { names: spelled, metadata } }
-}
-
-/** Says nothing: of tensors without a model only names and shapes are known. */
-const NO_CONFIG: ModelConfig = {
-  modelType: NO_ARCHITECTURE,
-  className: 'tensors',
-  hiddenSize: 0,
-  layers: 0,
-  intermediateSize: 0,
-  heads: 0,
-  kvHeads: 0,
-  headDim: 0,
-  vocabSize: 0,
-  contextLength: 0,
-  normEpsilon: 0,
-  activation: '',
-  rope: { theta: 0, scaling: { kind: 'none' } },
-  slidingWindow: null,
-  tied: false,
-  dtype: 'f32',
-  bosId: null,
-  eosIds: [],
-  padId: null,
-  raw: new Map(),
 }
 
 const GIVE_CONFIG =

@@ -1,20 +1,14 @@
 import type { Checkpoint, Role } from '../../core/checkpoint.ts'
 import { NO_ARCHITECTURE } from '../../core/checkpoint.ts'
-import { dtypeInfo } from '../../core/dtype.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Finding, Plan } from '../../core/plan.ts'
-import { cast } from '../../core/tensor.ts'
 import { expectedTensors } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
-import { listed } from '../containers/safetensors-files.ts'
 import {
-  DEQUANTIZED,
-  dequantizedFinding,
+  castStored,
   DTYPE_OPTION,
   dtypeOption,
   fileStem,
-  isCastable,
-  isQuantized,
   planShards,
   readBytes,
   SHARD_OPTION,
@@ -33,29 +27,8 @@ const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 export async function planSafetensors(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
   const dtype = dtypeOption(options)
   const limit = shardSizeOf(options)
-  const dequantized: string[] = []
-  const kept: string[] = []
-  const tensors = (await spelled(checkpoint)).map(({ name, recipe }): NamedTensor => {
-    if (isQuantized(recipe)) dequantized.push(name)
-    if (dtype !== null && !isCastable(recipe.dtype)) {
-      kept.push(name)
-      return { name, recipe }
-    }
-    return {
-      name,
-      recipe: cast(recipe, dtype ?? (dtypeInfo(recipe.dtype).kind === 'quant' ? DEQUANTIZED : recipe.dtype)),
-    }
-  })
   const findings: Finding[] = []
-  const finding = dequantizedFinding(dequantized, dtype)
-  if (finding !== null) findings.push(finding)
-  if (kept.length > 0) {
-    findings.push({
-      severity: 'info',
-      code: 'type-kept',
-      message: `${listed(kept)} ${kept.length === 1 ? 'keeps its type' : 'keep their types'}: only F32, F16 and BF16 are cast`,
-    })
-  }
+  const tensors = castStored(await spelled(checkpoint), dtype, findings)
   const stem = fileStem(checkpoint.name) + (dtype === null ? '' : `-${dtype.toUpperCase()}`)
   const { weights, index } = planShards(tensors, stem, limit, checkpoint.stored?.metadata ?? METADATA)
   const files = index === null ? weights : [...weights, index]

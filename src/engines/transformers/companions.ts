@@ -18,10 +18,16 @@ export function jsonFile(path: string, json: Json): PlannedFile {
   return bytesFile(path, `${formatJson(json)}\n`)
 }
 
+/** What is carried over as it is. */
+export function carriedFiles(extras: Checkpoint['extras']): readonly PlannedFile[] {
+  return [...extras]
+    .filter(([path]) => path !== CONFIG_FILE && !/\.safetensors(?:\.index\.json)?$/.test(path))
+    .map(([path, recipe]) => copiedFile(path, recipe))
+}
+
 /** What goes beside the weights: carried over where the source has it, made where it is known, told where it is not. */
 export function companionFiles({ config, extras, tokenizer }: Checkpoint, findings: Finding[]): readonly PlannedFile[] {
-  const carried = [...extras].filter(([path]) => path !== CONFIG_FILE && !/\.safetensors(?:\.index\.json)?$/.test(path))
-  const files = carried.map(([path, recipe]) => copiedFile(path, recipe))
+  const files = [...carriedFiles(extras)]
   if (!extras.has(GENERATION_CONFIG)) files.push(jsonFile(GENERATION_CONFIG, generationJson(config)))
   const pooled = config.pooling === undefined ? [] : poolingFiles(config.pooling, config.hiddenSize)
   for (const [path, json] of pooled) if (!extras.has(path)) files.push(jsonFile(path, json))

@@ -32,11 +32,27 @@ export async function outlineOf(
   given: ModelConfig,
   weights: readonly string[],
 ): Promise<Checkpoint> {
-  const { root } = model
   const { pooling, findings: pooled } = await readPooling(folder, model)
   const generating = await withGeneration(given, folder, model)
   const config = pooling === undefined ? generating : { ...generating, pooling }
   const { tokenizer, findings } = await readTokenizer(folder, model, config)
+  return {
+    ...besideWeights(folder, model, weights),
+    architecture: architecture.id,
+    config,
+    tokenizer,
+    tensors: new Map(),
+    findings: [...pooled, ...findings],
+  }
+}
+
+/** What a folder says without anything of its configuration being understood. `weights` are the files that are read. */
+export function besideWeights(
+  folder: Folder,
+  model: ModelFiles,
+  weights: readonly string[],
+): Pick<Checkpoint, 'format' | 'name' | 'extras' | 'sources'> {
+  const { root } = model
   const extras = extraFiles(model)
   const read8 = (name: string): [string, Recipe] => {
     const size = model.files.get(name)?.size ?? 0
@@ -51,13 +67,8 @@ export async function outlineOf(
   return {
     format: 'huggingface',
     name: root === '' ? folder.name : (root.split('/').at(-2) ?? folder.name),
-    architecture: architecture.id,
-    config,
-    tokenizer,
-    tensors: new Map(),
     extras: new Map(extras.map(read8)),
     sources,
-    findings: [...pooled, ...findings],
   }
 }
 

@@ -36,7 +36,7 @@ const TORCH_NAMES: ReadonlyMap<DType, string> = new Map([
 ])
 
 /** Whether a checkpoint's raw configuration is a config.json already. */
-function isHuggingFace(raw: JsonObject): boolean {
+export function isHuggingFace(raw: JsonObject): boolean {
   return raw.has('architectures') || raw.has('model_type')
 }
 
@@ -57,6 +57,13 @@ function adjusted({ raw, tied }: ModelConfig, { defaults }: Architecture, dtype:
   for (const key of keys.length > 0 ? keys : ['torch_dtype']) changes.set(key, name)
   if (raw.has('tie_word_embeddings') || tied !== defaults.tied) changes.set('tie_word_embeddings', tied)
   return editJson(raw, changes)
+}
+
+/** The configuration of a model that nothing is known of, for weights that were cast; null keeps their types. */
+export function castConfig(raw: JsonObject, dtype: DType | null): JsonObject {
+  const keys = ['dtype', 'torch_dtype'].filter((key) => raw.has(key))
+  if (dtype === null || keys.length === 0) return raw
+  return editJson(raw, new Map(keys.map((key) => [key, TORCH_NAMES.get(dtype)])))
 }
 
 function rebuilt(config: ModelConfig, architecture: Architecture, dtype: DType): JsonObject {

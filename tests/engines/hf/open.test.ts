@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from 'vitest'
-import type { Checkpoint } from '../../../src/core/checkpoint.ts'
+import { NO_ARCHITECTURE, requireArchitecture, type Checkpoint } from '../../../src/core/checkpoint.ts'
 import { tensorBytes, type Recipe } from '../../../src/core/tensor.ts'
 import { huggingface } from '../../../src/engines/hf/engine.ts'
 import { expectedTensors } from '../../../src/models/architecture.ts'
@@ -121,12 +121,28 @@ describe.skipIf(noShared)('the shared models (../shared)', () => {
     expect(folder.stats.readBytes).toBeLessThan(rest + 10_000)
   })
 
-  it.each(['vit', 'resnet'])('%s is refused by name', async (name) => {
+  it.each(['vit', 'resnet'])('%s, which is not described, opens as tensors under their own names', async (name) => {
     const files = sharedFiles(name)
+    const checkpoint = await openFiles(files)
+    const [className] = jsonOf(files, 'config.json')['architectures'] as string[]
+    expect(checkpoint).toMatchObject({ architecture: NO_ARCHITECTURE, config: { className } })
+    const stored = rawTensors(files['model.safetensors']!)
+    expect([...checkpoint.tensors.keys()].toSorted()).toEqual(stored.map((tensor) => tensor.name).toSorted())
+    expect(checkpoint.findings).toContainEqual(
+      expect.objectContaining({ code: 'architecture-unknown', message: expect.stringContaining(className!) as string }),
+    )
+    expect(() => requireArchitecture(checkpoint, 'GGUF')).toThrow(className!)
+  })
+
+  it('quantised weights of an architecture that is not described are refused by name', async () => {
+    const files = edit(tinyLlama(), 'config.json', {
+      architectures: ['YodaForCausalLM'],
+      model_type: 'yoda',
+      quantization_config: { quant_method: 'gptq', bits: 4, group_size: 128 },
+    })
     const error = await failure(files)
     expect(error.code).toBe('unsupported')
-    expect(error.message).toContain((jsonOf(files, 'config.json')['architectures'] as string[])[0])
-    expect(error.hint).toContain('LlamaForCausalLM')
+    expect(error.message).toContain('YodaForCausalLM')
   })
 })
 

@@ -506,3 +506,36 @@ describe('numbers of an index', () => {
     expect(() => parseJson(index, 'index')).not.toThrow()
   })
 })
+
+describe('a model of an architecture that is not described', () => {
+  const steps: RawTensor = { name: 'steps', dtype: 'i64', shape: [2], data: new Uint8Array(16).fill(7) }
+  const yoda = (): Files =>
+    edit(
+      editWeights(tinyLlama(), (tensors) => [...tensors, steps]),
+      'config.json',
+      { architectures: ['YodaForCausalLM'], model_type: 'yoda', auto_map: { AutoModel: 'modeling_yoda.Yoda' } },
+    )
+  const tensorsOf = (files: Files): RawTensor[] =>
+    Object.entries(files)
+      .filter(([path]) => path.endsWith('.safetensors'))
+      .flatMap(([, bytes]) => rawTensors(bytes))
+      .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+
+  it('keeps names, bytes and configuration, in shards of another size', async () => {
+    const source = yoda()
+    const { files, report } = await convertFiles(source, { 'max-shard-size': '100KB' })
+    expect(Object.keys(files)).toContain('model.safetensors.index.json')
+    expect(tensorsOf(files)).toEqual(tensorsOf(source))
+    expect(jsonOf(files, 'config.json')).toEqual(jsonOf(source, 'config.json'))
+    expect(files['tokenizer.json']).toEqual(source['tokenizer.json'])
+    expect(report.findings).toContainEqual(expect.objectContaining({ code: 'custom-code' }))
+  })
+
+  it('is cast where it holds floats', async () => {
+    const { files } = await convertFiles(yoda(), { dtype: 'f16' })
+    for (const { name, dtype } of tensorsOf(files)) expect(dtype, name).toBe(name === 'steps' ? 'i64' : 'f16')
+    expect(tensorsOf(files).find(({ name }) => name === 'steps')).toEqual(steps)
+    const { dtype, torch_dtype: older } = jsonOf(files, 'config.json')
+    expect(dtype ?? older).toBe('float16')
+  })
+})
