@@ -43,7 +43,7 @@ function text(model: Inspection, becomes: string, verbose: boolean): string {
   const rows: (readonly [string, string])[] = [
     ['name', model.name],
     ['format', `${model.formatTitle}: ${model.because}`],
-    ['architecture', `${model.className} (${model.architecture})`],
+    ['architecture', model.layers > 0 ? `${model.className} (${model.architecture})` : model.className],
     [
       'parameters',
       `${formatCount(model.parameters)} (${formatWhole(model.parameters)}) in ${formatWhole(model.tensorCount)} tensors`,
