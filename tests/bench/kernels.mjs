@@ -1,10 +1,11 @@
 /*
  * The WASM kernels against ggml's own C, one thread each, alternating in one run so that whatever else the machine does
- * hits both; and how much two threads gain on a long job. `node tests/bench/kernels.mjs`, or `benchKernels()`.
+ * hits both; and how much two threads gain on a long job. `node tests/bench/kernels.mjs [TYPE ...]`, or `benchKernels()`.
  */
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
+import { runnerImport } from 'vite'
 import { libraryFolder } from '../oracle/library.mjs'
 import { loadGgml, TYPES } from '../oracle/ggml.mjs'
 
@@ -26,6 +27,8 @@ const CODES = {
   mxfp4: 15,
   tq1_0: 16,
   tq2_0: 17,
+  iq3_xxs: 23,
+  iq3_s: 24,
 }
 /** How many times as fast as ggml a kernel must be, and should be. */
 const TARGETS = {
@@ -36,6 +39,8 @@ const TARGETS = {
   q6_k: [3.3, 5],
   iq4_nl: [8, 15],
   iq4_xs: [8, 15],
+  iq3_xxs: [1.5, 3],
+  iq3_s: [1.5, 3],
   q8_0: [4.5, 5],
   q4_0: [2.7, 3.5],
   q4_1: [null, null],
@@ -46,9 +51,23 @@ const TARGETS = {
   tq2_0: [null, null],
 }
 /** The types that take an importance matrix: each is measured with one as well. */
-const WEIGHTED = ['q4_0', 'q4_1', 'q5_0', 'q5_1', 'q2_k', 'q3_k', 'q4_k', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs']
+const WEIGHTED = [
+  'q4_0',
+  'q4_1',
+  'q5_0',
+  'q5_1',
+  'q2_k',
+  'q3_k',
+  'q4_k',
+  'q5_k',
+  'q6_k',
+  'iq4_nl',
+  'iq4_xs',
+  'iq3_xxs',
+  'iq3_s',
+]
 /** Types that are searched even without one. */
-const SEARCHED = new Set(['q2_k', 'q3_k', 'q4_k', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs'])
+const SEARCHED = new Set(['q2_k', 'q3_k', 'q4_k', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs', 'iq3_xxs', 'iq3_s'])
 /**
  * A tile of the size that conversions use. On a small one that comes again and again the branch predictor learns the
  * data by heart, and ggml's branchy Q4_0 gets twice as fast as it is on weights that it sees once.
@@ -67,6 +86,21 @@ const SAMPLE_MS = 4
 async function wasmModule(name) {
   const text = await readFile(new URL(`${name}.ts`, GENERATED), 'utf8')
   return WebAssembly.compile(Buffer.from(text.match(/'([^']+)'/)[1], 'base64'))
+}
+
+/** The host's part in TypeScript, as the backend has it. */
+async function host(name) {
+  return (await runnerImport(fileURLToPath(new URL(`../../src/kernels/wasm/${name}.ts`, import.meta.url)))).module
+}
+
+/** A memory with all that quantising to a type takes, and its allocator. */
+async function prepared(type) {
+  const memory = new WebAssembly.Memory({ initial: 256, maximum: 16384 })
+  const { createArena } = await host('arena')
+  const arena = createArena(memory, 2 * 65536, memory.buffer.byteLength, false)
+  const { createSearchTables } = await host('search-tables')
+  createSearchTables(memory, arena).prepare(type)
+  return { memory, alloc: (bytes) => arena.alloc(bytes).byteOffset }
 }
 
 function weights(elements) {
@@ -95,11 +129,9 @@ function time(repeat, call) {
 async function against(ggml, type, weighted) {
   const elements = weighted || SEARCHED.has(type) ? SEARCHED_ELEMENTS : SIMPLE_ELEMENTS
   const values = weights(elements)
-  const memory = new WebAssembly.Memory({ initial: 256, maximum: 16384 })
+  const { memory, alloc } = await prepared(type)
   const { exports: kernels } = await WebAssembly.instantiate(await wasmModule('single'), { env: { memory } })
-  const input = (kernels.__heap_base.value + 63) & ~63
-  const importance = input + elements * 4
-  const output = importance + COLUMNS * 4
+  const [input, importance, output] = [alloc(elements * 4), alloc(COLUMNS * 4), alloc(elements * 4)]
   new Float32Array(memory.buffer, input, elements).set(values)
   const importances = weighted ? weights(COLUMNS).map((value) => value * value) : null
   if (importances !== null) new Float32Array(memory.buffer, importance, COLUMNS).set(importances)
@@ -179,8 +211,8 @@ async function scaling(type) {
   return Number(median(ratios).toFixed(2))
 }
 
-/** Measures all types. Null with a reason on stderr where ggml is not installed. */
-export async function benchKernels() {
+/** Measures the types, all if none are named. Null with a reason on stderr where ggml is not installed. */
+export async function benchKernels(named = []) {
   const { reason } = libraryFolder()
   if (reason !== null) {
     console.error(`kernels are not measured: ${reason}`)
@@ -188,8 +220,9 @@ export async function benchKernels() {
   }
   const ggml = loadGgml()
   const types = []
-  for (const type of Object.keys(TARGETS)) types.push(await against(ggml, type, false))
-  for (const type of WEIGHTED) types.push(await against(ggml, type, true))
+  const asked = (type) => named.length === 0 || named.includes(type)
+  for (const type of Object.keys(TARGETS).filter(asked)) types.push(await against(ggml, type, false))
+  for (const type of WEIGHTED.filter(asked)) types.push(await against(ggml, type, true))
   return { types, twoThreads: { type: 'q4_k', gain: await scaling('q4_k') } }
 }
 
@@ -205,7 +238,7 @@ async function serve() {
 
 if (!isMainThread && workerData?.stackTop !== undefined) await serve()
 else if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const result = await benchKernels()
+  const result = await benchKernels(process.argv.slice(2))
   if (result !== null) {
     console.table(result.types)
     console.log(`two threads over one, ${result.twoThreads.type}: ${result.twoThreads.gain}x`)
