@@ -1,6 +1,13 @@
 import type { ModelConfig } from '../core/checkpoint.ts'
+import { log } from '../core/math.ts'
 import type { Architecture } from './architecture.ts'
 import { decoderIgnored, decoderRows, denseUnsupported, numberAt } from './llama.ts'
+
+/** What LongRoPE multiplies queries and keys by together, where a configuration does not say: of Phi 3's own code. */
+export function longRopeAttention(contextLength: number, originalContext: number): number {
+  const factor = contextLength / originalContext
+  return factor <= 1 ? 1 : Math.sqrt(1 + log(factor) / log(originalContext))
+}
 
 /** Rows of the fused projection: queries, then keys, then values. */
 const fusedWidth = (config: ModelConfig): number => (config.heads + 2 * config.kvHeads) * config.headDim

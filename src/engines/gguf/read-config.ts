@@ -3,6 +3,7 @@ import { dtypeInfo, elementCount, type DType } from '../../core/dtype.ts'
 import type { Json } from '../../core/json.ts'
 import { log } from '../../core/math.ts'
 import type { Architecture } from '../../models/architecture.ts'
+import { longRopeAttention } from '../../models/phi3.ts'
 import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
 import { ggufArchitecture } from './arch/index.ts'
 import { implausibleCounts } from './config.ts'
@@ -183,7 +184,9 @@ function ropeScaling(
       return { because: 'its rotary factors are not complete: long, short and the original context' }
     const [longFactors, shortFactors] = [long, short].map((values) => Array.from(values, shortestF32))
     if (longFactors === undefined || shortFactors === undefined) return { because: 'its rotary factors are empty' }
-    const attentionFactor = at('rope.scaling.attn_factor') ?? 1
+    const told = at('rope.scaling.attn_factor') ?? 1
+    const derived = longRopeAttention(at('context_length') ?? originalContext, originalContext)
+    const attentionFactor = Math.fround(derived) === Math.fround(told) ? derived : told
     return { scaling: { kind: 'longrope', longFactors, shortFactors, originalContext, attentionFactor } }
   }
   switch (kind) {

@@ -2,10 +2,10 @@ import type { ModelConfig, RopeConfig, RopeScaling } from '../../core/checkpoint
 import type { DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import { isArray, isObject, type Json, type JsonObject } from '../../core/json.ts'
-import { log } from '../../core/math.ts'
 import type { Finding } from '../../core/plan.ts'
 import { CONFIG_KEYS, type Architecture, type ConfigKey } from '../../models/architecture.ts'
 import { architectureFor, isKnownArchitecture } from '../../models/index.ts'
+import { longRopeAttention } from '../../models/phi3.ts'
 
 /** A config.json under the one set of names. */
 export interface NormalizedConfig {
@@ -333,8 +333,8 @@ function readLongRope(reader: ConfigReader, given: JsonObject, contextLength: nu
   const key = 'original_max_position_embeddings'
   const originalContext = reader.positive(key, given.has(key) ? given : reader.raw, contextLength)
   const told = given.get('factor') ?? null
-  const factor = told === null ? contextLength / originalContext : reader.positive('factor', given)
-  const derived = factor <= 1 ? 1 : Math.sqrt(1 + log(factor) / log(originalContext))
+  const reach = told === null ? contextLength : reader.positive('factor', given) * originalContext
+  const derived = longRopeAttention(reach, originalContext)
   return {
     kind: 'longrope',
     shortFactors: factors('short_factor'),

@@ -2,7 +2,7 @@
  * config.json and generation_config.json of a checkpoint: the one it came with, adjusted, or one made from what is known
  * of the model. New ones have the keys of transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`), which 5 reads too.
  */
-import type { Checkpoint, ModelConfig, RopeConfig } from '../../core/checkpoint.ts'
+import type { Checkpoint, ModelConfig, RopeScaling } from '../../core/checkpoint.ts'
 import type { DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import { editJson, withFloats, type Json, type JsonObject } from '../../core/json.ts'
@@ -75,7 +75,11 @@ function rebuilt(config: ModelConfig, architecture: Architecture, dtype: DType):
   ])
   for (const key of Object.keys(CONFIG_KEYS) as ConfigKey[]) json.set(spelled(key), config[key])
   json.set('rope_theta', config.rope.theta)
-  json.set('rope_scaling', ropeScaling(config.rope))
+  json.set('rope_scaling', ropeScaling(config.rope.scaling))
+  if (config.rope.dim !== undefined) json.set('partial_rotary_factor', config.rope.dim / config.headDim)
+  // Phi 3's class refuses it within rope_scaling
+  if (config.rope.scaling.kind === 'longrope')
+    json.set('original_max_position_embeddings', config.rope.scaling.originalContext)
   json.set('tie_word_embeddings', config.tied)
   json.set('bos_token_id', config.bosId)
   json.set('eos_token_id', idOrIds(config.eosIds))
@@ -110,8 +114,7 @@ function idOrIds(ids: readonly number[]): Json {
   return ids.length > 1 ? ids : (ids[0] ?? null)
 }
 
-function ropeScaling({ scaling, dim }: RopeConfig): Json {
-  if (dim !== undefined) throw cannotRebuild('rotary positions on part of a head')
+function ropeScaling(scaling: RopeScaling): Json {
   const object = (entries: readonly (readonly [string, Json])[]): Json =>
     withFloats(new Map(entries.filter(([, value]) => value !== null)), FLOATS)
   switch (scaling.kind) {
@@ -139,8 +142,12 @@ function ropeScaling({ scaling, dim }: RopeConfig): Json {
         ['beta_slow', scaling.betaSlow],
         ['attention_factor', scaling.attentionFactor],
       ])
-    default:
-      throw cannotRebuild(`rotary scaling of the kind ${scaling.kind}`)
+    case 'longrope':
+      return object([
+        ['type', 'longrope'],
+        ['short_factor', scaling.shortFactors],
+        ['long_factor', scaling.longFactors],
+      ])
   }
 }
 
@@ -155,8 +162,17 @@ function requireSame(config: ModelConfig, json: JsonObject, architecture: Archit
   for (const key of new Set([...Object.keys(config), ...Object.keys(read)]) as Set<keyof ModelConfig>) {
     // the dtype is that of the output; ids that generation adds are in generation_config.json
     if (key === 'raw' || key === 'dtype') continue
-    if (JSON.stringify(config[key]) !== JSON.stringify(read[key])) throw cannotRebuild(key)
+    if (canonical(config[key]) !== canonical(read[key])) throw cannotRebuild(key)
   }
+}
+
+/** The same text for the same values, in whatever order their keys are. */
+function canonical(value: unknown): string | undefined {
+  return JSON.stringify(value, (_, part: unknown) =>
+    typeof part === 'object' && part !== null && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : part,
+  )
 }
 
 function cannotRebuild(what: string, cause?: unknown): AppError {

@@ -5,9 +5,11 @@ import { literalF32, type Recipe } from '../../../src/core/tensor.ts'
 import { architectureIdOf, ggufArchitecture } from '../../../src/engines/gguf/arch/index.ts'
 import { readFacts } from '../../../src/engines/gguf/facts.ts'
 import { modelMetadata } from '../../../src/engines/gguf/metadata.ts'
+import { rebuildConfig } from '../../../src/engines/gguf/read-config.ts'
 import { ropeTensors } from '../../../src/engines/gguf/rope.ts'
 import { ggufTensors, packRow, unpackRow } from '../../../src/engines/gguf/tensors.ts'
 import { normalizeConfig } from '../../../src/engines/transformers/config.ts'
+import { configJson } from '../../../src/engines/transformers/write-config.ts'
 import { parseJsonObject } from '../../../src/core/json.ts'
 import { expectedTensors } from '../../../src/models/architecture.ts'
 import { architectureFor } from '../../../src/models/index.ts'
@@ -172,6 +174,42 @@ test('LongRoPE: both lists are tensors; the context and the factor are keys', as
   // sqrt(1 + ln(16 / 4) / ln(4))
   const factor = metadata.get('phi3.rope.scaling.attn_factor') as { value: number }
   expect(factor.value).toBeCloseTo(Math.SQRT2, 6)
+})
+
+test.each([
+  [
+    'LongRoPE',
+    {
+      rope_scaling: { type: 'longrope', short_factor: [1, 2], long_factor: [3.1, 4] },
+      original_max_position_embeddings: 4,
+    },
+  ],
+  ['part of a head turns', { num_attention_heads: 1, partial_rotary_factor: 0.5 }],
+])('phi3, %s: the keys give a config.json that says the same', async (_, changes) => {
+  const given = { ...SIZES, rope_theta: 10_000, ...changes }
+  const architecture = await architectureFor('phi3', 'x')
+  const config = await configOf('phi3', given)
+  const target = ggufArchitecture('phi3')
+  const metadata = modelMetadata({ name: 'x', config, tokenizer: null } as unknown as Checkpoint, target, F32, 1, true)
+  const tensors = ggufTensors(target, architecture, config).map(({ name, shape }) => ({
+    name,
+    shape,
+    type: { dtype: 'f32' },
+  }))
+  const list = (name: string): Float32Array | null => {
+    const found = ropeTensors(config).find((tensor) => tensor.name === name)
+    return found === undefined ? null : Float32Array.from(evaluate(found.recipe))
+  }
+  const rebuilt = rebuildConfig({ metadata, tensors } as never, architecture, {
+    freqs: null,
+    long: list('rope_factors_long.weight'),
+    short: list('rope_factors_short.weight'),
+  })
+  if ('because' in rebuilt) throw new Error(rebuilt.because)
+  const json = configJson({ config: rebuilt.config } as Checkpoint, architecture, 'f32')
+  const again = normalizeConfig(json, 'config.json', architecture).config
+  expect(again.rope).toEqual(config.rope)
+  for (const key of Object.keys(changes)) expect(json.has(key), key).toBe(true)
 })
 
 test('opt and vision models are refused by name', () => {
