@@ -216,7 +216,11 @@ export function requireAgreement(config: ModelConfig, args: Args, file: string, 
 export interface Parallelism {
   readonly tensor: number
   readonly pipeline: number
+  readonly expert: number
 }
+
+/** What Megatron calls its formats: a file for each rank, or a distributed checkpoint. */
+export type CheckpointFormat = 'torch' | 'torch_dist'
 
 const DTYPES: ReadonlyMap<string, string> = new Map([
   ['f32', 'float32'],
@@ -231,9 +235,10 @@ export const VOCABULARY_DIVISOR = DEFAULT_DIVISOR
 export function argsFromConfig(
   config: ModelConfig,
   facts: { readonly qkvBias: boolean; readonly bias: boolean; readonly headNorms: boolean; readonly gated: boolean },
-  { tensor, pipeline }: Parallelism,
+  { tensor, pipeline, expert }: Parallelism,
   paddedVocabulary: number,
   dtype: string,
+  format: CheckpointFormat,
 ): ReadonlyMap<string, Json> {
   const { experts, rope } = config
   const learned = config.modelType === 'gpt2'
@@ -272,7 +277,7 @@ export function argsFromConfig(
     ['bf16', dtype === 'bf16'],
     ['tensor_model_parallel_size', tensor],
     ['pipeline_model_parallel_size', pipeline],
-    ['expert_model_parallel_size', 1],
+    ['expert_model_parallel_size', expert],
     ['num_experts', experts?.count ?? null],
     ...(experts === undefined
       ? []
@@ -280,10 +285,11 @@ export function argsFromConfig(
           ['moe_router_topk', experts.used],
           ['moe_ffn_hidden_size', experts.intermediateSize],
           ['moe_grouped_gemm', false],
+          ['expert_tensor_parallel_size', tensor],
         ] as const)),
     ['use_mcore_models', true],
     ['transformer_impl', 'transformer_engine'],
-    ['ckpt_format', 'torch'],
+    ['ckpt_format', format],
     ['iteration', 1],
     ['consumed_train_samples', 0],
     ['consumed_valid_samples', 0],

@@ -39,6 +39,12 @@ export function engineName(name: string, experts: boolean): string {
   return experts ? attention : attention.replace('.pre_mlp_layernorm.', '.mlp.linear_fc1.layer_norm_')
 }
 
+/** A tensor's name in a distributed checkpoint, where one holds all experts, and with `stacked` all layers. */
+export function distName(name: string, experts: boolean, stacked: boolean): string {
+  const known = engineName(name, experts).replace(EXPERT, '.experts.')
+  return stacked ? known.replace(LAYER, 'decoder.layers.') : known
+}
+
 /** State of Transformer Engine's FP8 scaling and the like, which holds no weights. */
 export function isState(name: string): boolean {
   return /(?:^|\.)_extra_state\b|\.(?:inv_freq|expert_bias|local_tokens_per_expert)$/.test(name)

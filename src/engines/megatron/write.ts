@@ -1,14 +1,11 @@
-/** A checkpoint of Megatron-Core in its format "torch": a file for each rank. */
+/** Checkpoints of Megatron-Core: a file for each rank ("torch"), or a distributed checkpoint ("torch_dist"). */
 import { requireArchitecture, type Checkpoint } from '../../core/checkpoint.ts'
-import { type DType } from '../../core/dtype.ts'
+import { dtypeInfo, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
-import type { Json } from '../../core/json.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
-import type { Finding, Plan, PlannedFile } from '../../core/plan.ts'
-import { cast, concat, gather, reshape, slice, type Recipe } from '../../core/tensor.ts'
+import type { Finding, Plan } from '../../core/plan.ts'
+import { cast, concat, gather, slice, type Recipe } from '../../core/tensor.ts'
 import { architectureFor } from '../../models/index.ts'
-import type { PickleValue } from '../containers/pickle.ts'
-import { pickledCall, pickledDict, pickledGlobal } from '../containers/pickle-write.ts'
 import {
   bytesFile,
   DEQUANTIZED,
@@ -16,23 +13,56 @@ import {
   DTYPE_OPTION,
   dtypeOption,
   isCastable,
-  isQuantized,
   readBytes,
 } from '../containers/shards.ts'
-import { TorchFileWriter } from '../containers/torch-write.ts'
 import { companionFiles, jsonFile } from '../transformers/companions.ts'
 import { CONFIG_FILE } from '../transformers/files.ts'
 import { configJson } from '../transformers/write-config.ts'
-import { argsFromConfig, torchName, VOCABULARY_DIVISOR, type Parallelism } from './config.ts'
+import { argsFromConfig, torchName, VOCABULARY_DIVISOR, type CheckpointFormat, type Parallelism } from './config.ts'
 import { putTogether, slotsOf, type Slot } from './layout.ts'
-import { engineName, layerOf, splitOf, withLayer } from './names.ts'
+import { expertOf } from './names.ts'
+import { EMBEDDING, type Placed, type Prepared } from './prepared.ts'
+import { planDist } from './write-dist.ts'
+import { planRanks } from './write-ranks.ts'
 
 /** Far more GPUs than a model is divided over. */
 const MAX_PARALLEL = 1024
 
+const FORMAT = 'checkpoint-format'
+const KEYS = 'layer-keys'
+
 /** What `convert` takes. */
 export const WRITE_OPTIONS: readonly OptionSpec[] = [
   DTYPE_OPTION,
+  {
+    name: FORMAT,
+    title: 'Checkpoint format',
+    help: 'As Megatron’s --ckpt-format.',
+    kind: {
+      kind: 'choice',
+      choices: [
+        {
+          value: 'auto',
+          title: 'By the layout',
+          help: 'torch_dist, or torch where --tp, --pp or --ep ask for ranks.',
+          featured: true,
+        },
+        {
+          value: 'torch_dist',
+          title: 'torch_dist',
+          help: 'Megatron’s default: whole tensors, which load under any parallel layout.',
+          featured: true,
+        },
+        {
+          value: 'torch',
+          title: 'torch',
+          help: 'A file for each rank, for the very layout of the run: what older versions and simple tools read.',
+          featured: true,
+        },
+      ],
+      default: 'auto',
+    },
+  },
   {
     name: 'tp',
     title: 'Tensor parallel',
@@ -45,48 +75,74 @@ export const WRITE_OPTIONS: readonly OptionSpec[] = [
     help: 'Into how many stages the layers are divided (--pipeline-model-parallel-size).',
     kind: { kind: 'integer', min: 1, max: MAX_PARALLEL, default: 1 },
   },
+  {
+    name: 'ep',
+    title: 'Expert parallel',
+    help: 'Into how many ranks the experts of each layer are divided (--expert-model-parallel-size).',
+    kind: { kind: 'integer', min: 1, max: MAX_PARALLEL, default: 1 },
+  },
+  {
+    name: KEYS,
+    title: 'Layers in torch_dist',
+    help: 'How a distributed checkpoint names the tensors of layers.',
+    kind: {
+      kind: 'choice',
+      choices: [
+        {
+          value: 'stacked',
+          title: 'Stacked',
+          help: 'One tensor holds those of all layers: Megatron’s default, which every version reads.',
+          featured: true,
+        },
+        {
+          value: 'numbered',
+          title: 'Numbered',
+          help: 'Every layer has its own: Megatron’s non_homogeneous_layers.',
+          featured: true,
+        },
+      ],
+      default: 'stacked',
+    },
+  },
 ]
 
-const ITERATION = 'iter_0000001'
-const STEM = 'model_optim_rng'
-const CHECKPOINT_VERSION = 3
-const EMBEDDING = 'embedding.word_embeddings.weight'
-const HEAD = 'output_layer.weight'
-
-interface Placed {
-  readonly slot: Slot
-  readonly recipe: Recipe
-}
-
-/** The plan of a checkpoint: ranks first; the tracker, which completes it, last. */
+/** The plan of a checkpoint: weights first; the tracker, which completes it, last. */
 export async function planMegatron(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
   requireArchitecture(checkpoint, 'a Megatron checkpoint')
   const { config } = checkpoint
   const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
   const slots = slotsOf(architecture, config)
-  const parallel: Parallelism = { tensor: Number(options['tp'] ?? 1), pipeline: Number(options['pp'] ?? 1) }
+  const parallel: Parallelism = {
+    tensor: Number(options['tp'] ?? 1),
+    pipeline: Number(options['pp'] ?? 1),
+    expert: Number(options['ep'] ?? 1),
+  }
   requireDivisible(checkpoint, parallel)
+  const format = formatOf(options, parallel)
   const findings: Finding[] = []
   const placed = place(checkpoint, slots, dtypeOption(options), parallel, findings)
-  const gated = slots.some(({ kind }) => kind === 'gated')
-  const dtype = placed.find(({ slot }) => slot.name === EMBEDDING)?.recipe.dtype ?? config.dtype
-  const padded = placed.find(({ slot }) => slot.name === EMBEDDING)?.recipe.shape[0] ?? config.vocabSize
+  const embedding = placed.find(({ slot }) => slot.name === EMBEDDING)?.recipe
+  const dtype = embedding?.dtype ?? config.dtype
   const has = (pattern: RegExp): boolean => slots.some(({ name }) => pattern.test(name))
+  const gated = slots.some(({ kind }) => kind === 'gated')
   const facts = {
     gated,
     qkvBias: has(/linear_qkv\.bias$/),
     bias: has(/linear_fc[12]\.bias$/),
     headNorms: has(/q_layernorm/),
   }
-  const args = argsFromConfig(config, facts, parallel, padded, dtype)
-  const files: PlannedFile[] = []
-  for (let stage = 0; stage < parallel.pipeline; stage++) {
-    for (let rank = 0; rank < parallel.tensor; rank++) {
-      files.push(
-        planRank(placed, args, dtype, parallel, stage, rank, { gated, tied: config.tied, layers: config.layers }),
-      )
-    }
+  const prepared: Prepared = {
+    placed,
+    args: argsFromConfig(config, facts, parallel, embedding?.shape[0] ?? config.vocabSize, dtype, format),
+    dtype,
+    parallel,
+    layers: config.layers,
+    experts: slots.some(({ name }) => expertOf(name) !== null) ? (config.experts?.count ?? null) : null,
+    gated,
+    tied: config.tied,
   }
+  const files = format === 'torch' ? planRanks(prepared) : planDist(prepared, options[KEYS] !== 'numbered')
+  if (format === 'torch_dist') findings.push(...distFindings(parallel))
   if (config.residualScale !== undefined || config.embeddingScale !== undefined) {
     findings.push({
       severity: 'warning',
@@ -112,12 +168,38 @@ export async function planMegatron(checkpoint: Checkpoint, options: OptionValues
   }
 }
 
-function requireDivisible({ config }: Checkpoint, { tensor, pipeline }: Parallelism): void {
-  const width = config.experts?.intermediateSize ?? config.intermediateSize
+function formatOf(options: OptionValues, { tensor, pipeline, expert }: Parallelism): CheckpointFormat {
+  const wanted = options[FORMAT]
+  if (wanted === 'torch' || wanted === 'torch_dist') return wanted
+  return tensor * pipeline * expert > 1 ? 'torch' : 'torch_dist'
+}
+
+function distFindings({ tensor, pipeline, expert }: Parallelism): readonly Finding[] {
+  const state: Finding = {
+    severity: 'info',
+    code: 'extra-state',
+    message: 'The checkpoint has the weights and no state of Transformer Engine (its FP8 scales)',
+    hint: 'Where Megatron asks for it: --dist-ckpt-strictness log_all.',
+  }
+  if (tensor * pipeline * expert === 1) return [state]
+  const message =
+    'A distributed checkpoint is not divided: it loads under any parallel layout, and the one given is noted in its arguments'
+  return [state, { severity: 'info', code: 'not-divided', message }]
+}
+
+function requireDivisible({ config }: Checkpoint, { tensor, pipeline, expert }: Parallelism): void {
+  const { experts } = config
+  const width = experts?.intermediateSize ?? config.intermediateSize
+  if (expert > 1 && experts === undefined) {
+    throw new AppError('bad-option', `--ep ${expert} divides experts, and ${config.className} has none`, {
+      hint: 'Leave it out; --tp and --pp divide this model.',
+    })
+  }
   const rules: readonly (readonly [string, number, string, number])[] = [
     ['tp', tensor, 'groups of attention heads', config.kvHeads],
     ['tp', tensor, 'channels of the MLP', width],
     ['pp', pipeline, 'layers', config.layers],
+    ...(experts === undefined ? [] : ([['ep', expert, 'experts', experts.count]] as const)),
   ]
   for (const [option, by, what, count] of rules) {
     if (count % by === 0) continue
@@ -153,7 +235,7 @@ function place(
           hint: 'The checkpoint is incomplete. Download it again.',
         })
       }
-      if (isQuantized(recipe)) dequantized.push(role)
+      if (dtypeInfo(recipe.dtype).kind === 'quant') dequantized.push(role)
       return { role, recipe }
     })
     // parts of one tensor have one type: the widest of them
@@ -180,73 +262,4 @@ function paddedRows(recipe: Recipe, tensor: number): Recipe {
   if (missing === 0 || rows === 0) return recipe
   const copies = Array.from({ length: missing }, () => 0)
   return concat([recipe, gather(slice(recipe, 0, rows - 1, 1), 0, copies)], 0)
-}
-
-/** What one rank holds of a tensor. */
-function shareOf({ slot, recipe }: Placed, gated: boolean, rank: number, ranks: number): Recipe {
-  if (ranks === 1) return recipe
-  const [rows = 0, columns = 0] = recipe.shape
-  switch (splitOf(slot.name, gated)) {
-    case 'whole':
-      return recipe
-    case 'rows':
-      return slice(recipe, 0, (rows / ranks) * rank, rows / ranks)
-    case 'columns':
-      return slice(recipe, 1, (columns / ranks) * rank, columns / ranks)
-    case 'halves': {
-      const share = rows / 2 / ranks
-      const halves = reshape(recipe, [2, rows / 2, ...recipe.shape.slice(1)])
-      return reshape(slice(halves, 1, share * rank, share), [2 * share, ...recipe.shape.slice(1)])
-    }
-  }
-}
-
-interface Shape {
-  readonly gated: boolean
-  readonly tied: boolean
-  readonly layers: number
-}
-
-function planRank(
-  placed: readonly Placed[],
-  args: ReadonlyMap<string, Json>,
-  dtype: DType,
-  { tensor, pipeline }: Parallelism,
-  stage: number,
-  rank: number,
-  { gated, tied, layers }: Shape,
-): PlannedFile {
-  const perStage = layers / pipeline
-  const last = stage === pipeline - 1
-  const experts = placed.some(({ slot }) => slot.name.includes('.local_experts.'))
-  const writer = new TorchFileWriter()
-  const model: (readonly [string, PickleValue])[] = []
-  const add = (name: string, one: Placed): void => {
-    model.push([name, writer.tensor(name, shareOf(one, gated, rank, tensor))])
-  }
-  for (const one of placed) {
-    const { name } = one.slot
-    const layer = layerOf(name)
-    if (layer !== null) {
-      if (Math.floor(layer / perStage) === stage) add(engineName(withLayer(name, layer % perStage), experts), one)
-    } else if (name.startsWith('embedding.')) {
-      if (stage === 0) add(name, one)
-      // the last stage has a copy for its head
-      if (tied && last && pipeline > 1 && name === EMBEDDING) add(HEAD, one)
-    } else if (last) add(name, one)
-  }
-  const suffix = pipeline > 1 ? `_${String(stage).padStart(3, '0')}` : ''
-  const path = `${ITERATION}/mp_rank_${String(rank).padStart(2, '0')}${suffix}/${STEM}.pt`
-  const name = torchName(dtype)
-  const state = pickledDict([
-    ...[...args].map(([key, value]): [string, PickleValue] => [key, value as PickleValue]),
-    ['params_dtype', name === null ? null : pickledGlobal('torch', name)],
-  ])
-  const root = pickledDict([
-    ['args', pickledCall(pickledGlobal('argparse', 'Namespace'), [], 'new', state)],
-    ['checkpoint_version', CHECKPOINT_VERSION],
-    ['iteration', 1],
-    ['model', pickledDict(model)],
-  ])
-  return writer.plan(path, STEM, root)
 }

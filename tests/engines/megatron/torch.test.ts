@@ -108,3 +108,70 @@ test.skipIf(noTorch)(
     }
   },
 )
+
+test.skipIf(noTorch)('torch.load finds experts on the ranks that have them', { timeout: 120_000 }, async () => {
+  const files = await madeUp({
+    architectures: ['MixtralForCausalLM'],
+    model_type: 'mixtral',
+    hidden_size: 16,
+    intermediate_size: 24,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    num_hidden_layers: 2,
+    num_local_experts: 6,
+    num_experts_per_tok: 2,
+    vocab_size: 300,
+    torch_dtype: 'bfloat16',
+    tie_word_embeddings: false,
+  })
+  const { files: ranks } = await convert(files, 'megatron', { tp: 2, pp: 2, ep: 3 })
+  const positions = [0, 1].flatMap((tp) => [0, 1].flatMap((pp) => [0, 1, 2].map((ep) => ({ tp, pp, ep }))))
+  const folder = mkdtempSync(path.join(tmpdir(), 'megatron-'))
+  try {
+    const names = positions.map(({ tp, pp, ep }) => `iter_0000001/mp_rank_0${tp}_00${pp}_00${ep}/model_optim_rng.pt`)
+    for (const name of names) {
+      mkdirSync(path.dirname(path.join(folder, name)), { recursive: true })
+      writeFileSync(path.join(folder, name), ranks[name]!)
+    }
+    const script = path.join(import.meta.dirname, 'torch-loads.py')
+    const { stdout, stderr } = spawnSync(PYTHON, [script, ...names.map((name) => path.join(folder, name))], {
+      encoding: 'utf8',
+    })
+    expect(stderr).not.toContain('Error')
+    const loaded = JSON.parse(stdout) as Loaded[]
+    const stored = new Map(rawTensors(files['model.safetensors']!).map((tensor) => [tensor.name, tensor]))
+    const rows = (name: string, from: number, to: number): Int16Array[] => {
+      const { data, shape } = stored.get(name)!
+      const columns = shape[1] ?? 1
+      return Array.from({ length: to - from }, (_, index) => {
+        return new Int16Array(data.slice((from + index) * columns * 2, (from + index + 1) * columns * 2).buffer)
+      })
+    }
+    for (const [index, { tp, pp, ep }] of positions.entries()) {
+      const { model, args } = loaded[index]!
+      expect(args).toMatchObject({
+        expert_model_parallel_size: '3',
+        expert_tensor_parallel_size: '2',
+        num_experts: '6',
+      })
+      // two experts a rank, numbered from 0; each divided in two as an MLP is
+      expect(Object.keys(model).filter((name) => name.includes('.experts.'))).toHaveLength(4)
+      for (const local of [0, 1]) {
+        const expert = `model.layers.${pp}.block_sparse_moe.experts.${ep * 2 + local}`
+        const own = `decoder.layers.0.mlp.experts.local_experts.${local}`
+        const [gate, up] = ['w1', 'w3'].map((part) => rows(`${expert}.${part}.weight`, tp * 12, tp * 12 + 12))
+        expect(model[`${own}.linear_fc1.weight`]).toEqual(['torch.bfloat16', [24, 16], sum([...gate!, ...up!])])
+        const down = rows(`${expert}.w2.weight`, 0, 16).map((row) => row.subarray(tp * 12, tp * 12 + 12))
+        expect(model[`${own}.linear_fc2.weight`]).toEqual(['torch.bfloat16', [16, 12], sum(down)])
+      }
+      // what is no expert is on all of their ranks
+      const router = rows(`model.layers.${pp}.block_sparse_moe.gate.weight`, 0, 6)
+      expect(model['decoder.layers.0.mlp.router.weight']).toEqual(['torch.bfloat16', [6, 16], sum(router)])
+      const norm = rows(`model.layers.${pp}.post_attention_layernorm.weight`, 0, 16)
+      expect(model['decoder.layers.0.pre_mlp_layernorm.weight']).toEqual(['torch.bfloat16', [16], sum(norm)])
+      expect('output_layer.weight' in model).toBe(pp === 1)
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+})
