@@ -8,6 +8,7 @@ import { AppError } from '../src/core/errors.ts'
 import type { Backend } from '../src/kernels/backend.ts'
 import { openPath, openPathOutput } from './bytes.ts'
 import { NodeCrc32, NodeDigest } from './digest.ts'
+import { createLlamaRunner } from './llama/runner.ts'
 import { stateFolder, takeLock } from './state.ts'
 import { nodeSpawn, threadCount } from './threads.ts'
 
@@ -70,6 +71,17 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
     digest: async () => new NodeDigest(),
     crc32: async () => new NodeCrc32(),
     lock: takeLock,
+    runners: [
+      createLlamaRunner({
+        script: () => join(packageFolder(), 'dist', 'node', 'llama-process.js'),
+        threads: options.threads ?? 0,
+        pathOf(place) {
+          if (place.kind === 'path') return place.path
+          if (place.kind === 'scratch') return scratchPath(place.path)
+          throw notHere(place)
+        },
+      }),
+    ],
     now: () => performance.now(),
   }
 }

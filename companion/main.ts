@@ -1,4 +1,6 @@
 import { AppError } from '../src/core/errors.ts'
+import { checkCommand } from './commands/check.ts'
+import { compareCommand } from './commands/compare.ts'
 import { convertCommand } from './commands/convert.ts'
 import { formatsCommand } from './commands/formats.ts'
 import { inspectCommand } from './commands/inspect.ts'
@@ -15,8 +17,11 @@ export interface Terminal {
   createHost(options: NodeHostOptions): Host
 }
 
-/** A command: parses its arguments and prints. What it throws is printed by {@link main}. */
-export type Command = (args: readonly string[], terminal: Terminal) => Promise<void>
+/**
+ * A command: parses its arguments and prints. Returns the exit status where that is not 0; what it throws is printed by
+ * {@link main}.
+ */
+export type Command = (args: readonly string[], terminal: Terminal) => Promise<number | void>
 
 const COMMANDS: ReadonlyMap<string, { readonly run: Command; readonly usage: string; readonly help: string }> = new Map(
   [
@@ -25,6 +30,8 @@ const COMMANDS: ReadonlyMap<string, { readonly run: Command; readonly usage: str
       { run: convertCommand, usage: 'convert INPUT FORMAT [options]', help: 'write a model in another format' },
     ],
     ['inspect', { run: inspectCommand, usage: 'inspect MODEL', help: 'say what a model is' }],
+    ['check', { run: checkCommand, usage: 'check MODEL', help: 'say whether a model is well formed, and run it' }],
+    ['compare', { run: compareCommand, usage: 'compare A B', help: 'say how far model B is from model A' }],
     ['formats', { run: formatsCommand, usage: 'formats', help: 'list formats and their options' }],
   ],
 )
@@ -39,7 +46,7 @@ ${definitions(
 Try it:
   modelconvert convert sample gguf --quant q4_k_m
 
-INPUT and MODEL are a folder, or "sample", the small model that comes along.
+INPUT, MODEL, A and B are a folder or a file; INPUT and MODEL also "sample", the small model that comes along.
 Every command has --help, --json and --verbose. Exit status: 0 done, 1 failed, 2 wrong usage.
 `
 
@@ -72,8 +79,7 @@ export async function main(args: readonly string[], terminal: Terminal = process
         hint: `The commands: ${[...COMMANDS.keys()].join(', ')}.`,
       })
     }
-    await command.run(rest, terminal)
-    return 0
+    return (await command.run(rest, terminal)) ?? 0
   } catch (thrown) {
     const error = withHint(AppError.from(thrown), name)
     if (json) terminal.stdout(`${JSON.stringify({ ok: false, error: jsonError(error, verbose) }, null, 2)}\n`)

@@ -19,12 +19,23 @@ const DEFAULT_COLUMNS = 80
 
 const BAR_WIDTH = 24
 
-/** Follows a job to its end; returns its report or throws its error. `stream` null shows nothing. */
+/** Follows a conversion to its end; returns its report or throws its error. `stream` null shows nothing. */
 export async function follow(
   job: Pick<Control, 'next'>,
   stream: ProgressStream | null,
   { verbose = false }: { readonly verbose?: boolean } = {},
 ): Promise<Report> {
+  const end = await followTo('done', job, stream, verbose)
+  return end.report
+}
+
+/** Follows a job to the event that ends it; throws its error. */
+export async function followTo<T extends 'done' | 'checked' | 'compared'>(
+  type: T,
+  job: Pick<Control, 'next'>,
+  stream: ProgressStream | null,
+  verbose: boolean,
+): Promise<Extract<JobEvent, { type: T }>> {
   let lastLine = 0
   let open = false
   const clear = (): void => {
@@ -56,8 +67,8 @@ export async function follow(
     }
     for (const event of events) {
       if (event.type === 'progress') show(event.progress)
-      if (event.type === 'done' || event.type === 'failed') clear()
-      if (event.type === 'done') return event.report
+      if (event.type !== 'progress' && event.type !== 'log') clear()
+      if (event.type === type) return event as Extract<JobEvent, { type: T }>
       if (event.type === 'failed') throw AppError.fromData(event.error)
     }
   }
@@ -70,13 +81,15 @@ const PHASES = {
   write: 'Converting',
   validate: 'Validating',
   publish: 'Saving',
+  run: 'Running',
 } as const
 
 /** One line: bar, percent, bytes, rate, time left, tensor. */
 export function progressLine(progress: Progress): string {
   const { phase, bytesDone, bytesTotal, rate, eta, item, state } = progress
   const title = state === 'paused' ? 'Paused' : PHASES[phase]
-  if (bytesTotal === 0 || (phase !== 'write' && phase !== 'stage')) return item === null ? title : `${title} ${item}`
+  if (bytesTotal === 0 || (phase !== 'write' && phase !== 'stage'))
+    return item === null ? title : `${title}${phase === 'run' ? ':' : ''} ${item}`
   const part = Math.min(1, bytesDone / bytesTotal)
   const filled = Math.floor(part * BAR_WIDTH)
   const bar = '█'.repeat(filled) + '░'.repeat(BAR_WIDTH - filled)

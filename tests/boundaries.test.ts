@@ -45,6 +45,7 @@ const PACKAGES: readonly { from: RegExp; may: RegExp }[] = [
   { from: /^src\/api\/browser\//, may: /^(comlink|hash-wasm|idb)$/ },
   { from: /^src\/ui\//, may: /^(svelte(\/.*)?|comlink|idb|virtual:pwa-register(\/.*)?|workbox-window)$/ },
   { from: /^src\/sw\//, may: /^workbox-/ },
+  { from: /^companion\/llama\/process\.ts$/, may: /^(node:.*|node-llama-cpp)$/ },
   { from: /^companion\//, may: /^node:/ },
 ]
 

@@ -4,6 +4,7 @@ import { formatWhole, groupDigits } from '../../src/core/digits.ts'
 import type { Report } from '../../src/core/job.ts'
 import type { MetadataEntry } from '../../src/core/plan.ts'
 import { findingsText } from '../findings.ts'
+import { runLines } from './check-text.ts'
 import { formatBytes, formatRanges, formatSeconds, table, wrap, PAGE_WIDTH } from '../text.ts'
 
 /** Of a key's value a line shows this many characters. */
@@ -59,6 +60,14 @@ export function reportText(report: Report, folder: string): string {
   )
   const checked = report.findings.find(({ code }) => code === 'samples-agree')
   if (checked !== undefined) lines.push(`checked: the file is well formed; ${groupDigits(checked.message)}`)
+  const { check } = report
+  if (check !== undefined) {
+    lines.push(
+      ...(check.run === null ? wrap(groupDigits(`not run: ${check.notRun ?? ''}`), PAGE_WIDTH) : runLines(check.run)),
+    )
+    const faults = check.findings.filter(({ severity }) => severity !== 'info')
+    if (faults.length > 0) lines.push(findingsText(faults, true).trimEnd())
+  }
   return `${lines.join('\n')}\n`
 }
 

@@ -14,6 +14,7 @@ import type { Command, Terminal } from '../main.ts'
 import { follow } from '../progress.ts'
 import { definitions } from '../text.ts'
 import { planText, reportText } from './convert-text.ts'
+import { onInterrupt } from './interrupt.ts'
 import { apiFor, COMMON_FLAGS, helpText, MACHINE_FLAGS } from './options.ts'
 
 const FLAGS: readonly FlagSpec[] = [
@@ -23,6 +24,7 @@ const FLAGS: readonly FlagSpec[] = [
     value: 'PATH',
     help: 'the file to write, or the folder to write it into: one that is there, or a path without an ending (this folder)',
   },
+  { name: 'check', help: 'run the finished model before it is reported, where something here can (GGUF: llama.cpp)' },
   { name: 'dry-run', help: 'say what would be done, with exact sizes, and do nothing' },
   { name: 'overwrite', help: 'replace an output that is there' },
   { name: 'restart', help: 'start afresh where an interrupted run would be taken up' },
@@ -85,17 +87,20 @@ export const convertCommand: Command = async (args, terminal) => {
     overwrite: flags.has('overwrite'),
     restart: flags.has('restart'),
     transforms: await transformsOf(flags),
+    check: flags.has('check'),
   }
   const api = apiFor(terminal, flags)
   try {
     const request = path === undefined ? await inFolder(api, asked, input) : asked
     if (flags.has('dry-run')) return await dryRun(api, request, folder, flags, terminal)
     const job = api.start(request)
-    const interrupt = onInterrupt(() => job.cancel(true), terminal)
+    const interrupt = onInterrupt(() => job.cancel(true), terminal, 'Stopping. Run the same command again to go on.')
     try {
       const report = await follow(job, flags.has('quiet') ? null : terminal.stderr, { verbose: flags.has('verbose') })
-      if (flags.has('json')) terminal.stdout(`${JSON.stringify({ ok: true, output: folder, report }, null, 2)}\n`)
+      const ok = report.check?.passed ?? true
+      if (flags.has('json')) terminal.stdout(`${JSON.stringify({ ok, output: folder, report }, null, 2)}\n`)
       else terminal.stdout(reportText(report, folder))
+      return ok ? 0 : 1
     } finally {
       interrupt.dispose()
     }
@@ -183,25 +188,6 @@ function summary(formats: readonly FormatInfo[]): string {
   const [first] = formats
   const more = first === undefined ? '' : `\n\n  modelconvert convert ${first.id} --help              what they mean`
   return `FORMAT, and the options that it has:\n\n${definitions(rows)}${more}`
-}
-
-/** Ctrl-C stops and keeps what was written; a second one ends the process at once. */
-function onInterrupt(stop: () => void, terminal: Terminal): { dispose(): void } {
-  let asked = false
-  const listener = (): void => {
-    if (asked) process.exit(130)
-    asked = true
-    terminal.stderr.write('\nStopping. Run the same command again to go on.\n')
-    stop()
-  }
-  process.on('SIGINT', listener)
-  process.on('SIGTERM', listener)
-  return {
-    dispose() {
-      process.off('SIGINT', listener)
-      process.off('SIGTERM', listener)
-    },
-  }
 }
 
 async function dryRun(

@@ -1,4 +1,5 @@
 import type { Folder, OutputFolder, Place } from '../core/bytes.ts'
+import type { Verdict } from '../core/check.ts'
 import type { Checkpoint } from '../core/checkpoint.ts'
 import type { DType } from '../core/dtype.ts'
 import { elementCount } from '../core/dtype.ts'
@@ -9,6 +10,8 @@ import { tensorBytes, type Recipe } from '../core/tensor.ts'
 import type { Engine, Given, Match } from '../engines/engine.ts'
 import { formatId, formatIds, loadEngine } from '../engines/index.ts'
 import { supportedArchitectures } from '../models/index.ts'
+import { check, runnable } from './check.ts'
+import { compare } from './compare.ts'
 import { Control } from './control.ts'
 import { convert } from './convert.ts'
 import { costPlan, windowFor } from './cost.ts'
@@ -19,6 +22,8 @@ import { matrix } from './matrix.ts'
 import { measure } from './measure.ts'
 import { openTransformed } from './transforms.ts'
 import type {
+  CheckRequest,
+  CompareRequest,
   ConvertRequest,
   DeviceInfo,
   FormatInfo,
@@ -40,6 +45,12 @@ export interface Api {
   plan(request: ConvertRequest): Promise<PlanSummary>
   /** Starts a conversion. The job lives on whether anyone watches or not. */
   start(request: ConvertRequest): Control
+  /** Whether a finished model can be run here, and what by. */
+  runnable(request: CheckRequest): Promise<Verdict>
+  /** Starts to validate a model and to run it, where something here can. */
+  check(request: CheckRequest): Control
+  /** Starts to measure how far a model is from another. */
+  compare(request: CompareRequest): Control
   interrupted(output: Place): Promise<readonly Interrupted[]>
   discard(output: Place, key: string): Promise<void>
   close(): Promise<void>
@@ -76,6 +87,17 @@ export function createApi(host: Host): Api {
       const control = new Control(() => host.now())
       // the job reports its own end; nobody need await it
       void convert(host, request, control)
+      return control
+    },
+    runnable: (request) => runnable(host, request),
+    check(request) {
+      const control = new Control(() => host.now())
+      void check(host, request, control)
+      return control
+    },
+    compare(request) {
+      const control = new Control(() => host.now())
+      void compare(host, request, control)
       return control
     },
     async interrupted(place) {

@@ -1,3 +1,4 @@
+import type { CheckReport, Comparison } from '../core/check.ts'
 import { AppError, throwIfAborted } from '../core/errors.ts'
 import type { JobEvent, JobState, Progress, Report } from '../core/job.ts'
 import type { Finding } from '../core/plan.ts'
@@ -73,8 +74,20 @@ export class Control {
   }
 
   done(report: Report): void {
+    this.#finish({ type: 'done', report })
+  }
+
+  checked(report: CheckReport): void {
+    this.#finish({ type: 'checked', report })
+  }
+
+  compared(comparison: Comparison): void {
+    this.#finish({ type: 'compared', comparison })
+  }
+
+  #finish(event: JobEvent): void {
     this.report({ state: 'done', bytesDone: this.#progress.bytesTotal, item: null })
-    this.#push({ type: 'done', report })
+    this.#push(event)
     this.#end()
   }
 
@@ -115,7 +128,7 @@ export class Control {
   cancel(keep: boolean): void {
     if (this.#ended) return
     this.keep = keep
-    this.#abort.abort(new AppError('cancelled', 'The conversion was cancelled.'))
+    this.#abort.abort(new AppError('cancelled', 'The job was cancelled.'))
     this.resume()
   }
 

@@ -4,6 +4,7 @@ import type { Report, WrittenFile } from '../core/job.ts'
 import type { CostedPlan, Finding } from '../core/plan.ts'
 import type { Backend } from '../kernels/backend.ts'
 import { prepare, removeUnfinished, type Prepared } from './api.ts'
+import { checked } from './check.ts'
 import type { Control } from './control.ts'
 import { windowFor, type Window } from './cost.ts'
 import { writeFile, type Execution } from './execute.ts'
@@ -34,12 +35,31 @@ export async function convert(host: Host, request: ConvertRequest, control: Cont
       })
     }
     try {
-      control.done(await run(host, request, prepared, output, control))
+      const report = await run(host, request, prepared, output, control)
+      control.done(request.check === true ? await withCheck(host, request, report, control) : report)
     } finally {
       await lock.release()
     }
   } catch (error) {
     control.failed(AppError.from(error))
+  }
+}
+
+/** A report with what running the finished model showed. What is written stays, whatever that was. */
+async function withCheck(host: Host, request: ConvertRequest, report: Report, control: Control): Promise<Report> {
+  const files = report.files.map(({ path }) => path)
+  try {
+    const check = await checked(host, { input: request.output, files, validate: false }, control)
+    return { ...report, check }
+  } catch (thrown) {
+    const { code, message } = AppError.from(thrown)
+    const stopped = code === 'cancelled'
+    const finding: Finding = {
+      severity: stopped ? 'info' : 'warning',
+      code: 'not-run',
+      message: stopped ? 'The finished model was not run to the end: that was stopped' : `It was not run: ${message}`,
+    }
+    return { ...report, findings: [...report.findings, finding] }
   }
 }
 

@@ -1,5 +1,6 @@
 import type { Folder, OutputFolder, Place } from '../core/bytes.ts'
 import type { Backend } from '../kernels/backend.ts'
+import type { Runner } from './runner.ts'
 
 /** A running SHA-256. */
 export interface Digest {
@@ -41,6 +42,8 @@ export interface Host {
   crc32(): Promise<Crc32>
   /** Takes the lock of that name, or returns null if someone else holds it. */
   lock(name: string): Promise<Lock | null>
+  /** Programs that can run what was written; none of them is started before it is asked. */
+  readonly runners: readonly Runner[]
   /** Milliseconds, monotonic. */
   now(): number
 }

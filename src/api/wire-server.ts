@@ -15,6 +15,13 @@ export function createWire(api: Api): Wire {
     if (found === undefined) throw new AppError('internal', `There is no job ${id}`)
     return found
   }
+  const started = (control: Control): JobId => {
+    const id = `job-${++count}`
+    jobs.set(id, control)
+    const [oldest] = jobs.keys()
+    if (jobs.size > MAX_JOBS && oldest !== undefined) jobs.delete(oldest)
+    return id
+  }
   return {
     formats: () => api.formats(),
     matrix: () => api.matrix(),
@@ -22,16 +29,13 @@ export function createWire(api: Api): Wire {
     inspect: (place) => api.inspect(place),
     targets: (place) => api.targets(place),
     plan: (request) => api.plan(request),
-    async start(request) {
-      const id = `job-${++count}`
-      jobs.set(id, api.start(request))
-      const [oldest] = jobs.keys()
-      if (jobs.size > MAX_JOBS && oldest !== undefined) jobs.delete(oldest)
-      return id
-    },
+    start: async (request) => started(api.start(request)),
+    check: async (request) => started(api.check(request)),
+    compare: async (request) => started(api.compare(request)),
+    runnable: (request) => api.runnable(request),
     async next(id) {
       const events = await job(id).next()
-      if (events.length === 0 || events.some(({ type }) => type === 'done' || type === 'failed')) jobs.delete(id)
+      if (events.length === 0 || events.some(({ type }) => type !== 'progress' && type !== 'log')) jobs.delete(id)
       return events
     },
     pause: async (id) => job(id).pause(),

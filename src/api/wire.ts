@@ -1,4 +1,5 @@
 import type { Place } from '../core/bytes.ts'
+import type { Verdict } from '../core/check.ts'
 import type { DType } from '../core/dtype.ts'
 import type { JobEvent } from '../core/job.ts'
 import type { OptionSpec, OptionValues } from '../core/option.ts'
@@ -23,7 +24,13 @@ export interface Wire {
   plan(request: ConvertRequest): Promise<PlanSummary>
   /** Starts a conversion and returns its id at once. What goes wrong arrives as a `failed` event. */
   start(request: ConvertRequest): Promise<JobId>
-  /** Waits for what happened since the last call: at least one event. After `done` or `failed` there is no more. */
+  /** Whether a finished model can be run here, and what by; cheap, from its header. Throws what opening throws. */
+  runnable(request: CheckRequest): Promise<Verdict>
+  /** Starts to validate a model and, where something here can, to run it. Ends with a `checked` event. */
+  check(request: CheckRequest): Promise<JobId>
+  /** Starts to measure how far a model is from another. Ends with a `compared` event. */
+  compare(request: CompareRequest): Promise<JobId>
+  /** Waits for what happened since the last call: at least one event. After the one that ends the job there is no more. */
   next(id: JobId): Promise<readonly JobEvent[]>
   pause(id: JobId): Promise<void>
   resume(id: JobId): Promise<void>
@@ -139,6 +146,34 @@ export interface ConvertRequest {
   readonly restart?: boolean
   /** What is done to the model in between; nothing if absent. */
   readonly transforms?: Transforms
+  /** Whether the finished model is run before it is reported, where something here can. */
+  readonly check?: boolean
+}
+
+export interface CheckRequest {
+  readonly input: Place
+  /** Of the place's files these only: what a conversion wrote into a folder that holds more. */
+  readonly files?: readonly string[]
+  /** The format to take it for; whichever fits best if absent. */
+  readonly format?: string
+  /** Whether it is validated; it is if absent. */
+  readonly validate?: boolean
+  /** Whether it is run, where something here can; it is if absent. */
+  readonly run?: boolean
+  /** What a decoder is to go on from, and an encoder to read; a few words of our own if absent. */
+  readonly prompt?: string
+  /** What perplexity is measured on; a short text of our own if absent. */
+  readonly text?: string
+  /** Windows of 512 tokens to measure at the most; all if absent. */
+  readonly windows?: number
+}
+
+export interface CompareRequest {
+  /** The model to compare with: usually the larger, or the source of the other. */
+  readonly a: Place
+  readonly b: Place
+  readonly text?: string
+  readonly windows?: number
 }
 
 /** One thing a model can become (or not). */

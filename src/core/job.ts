@@ -1,3 +1,4 @@
+import type { CheckReport, Comparison } from './check.ts'
 import type { ErrorData } from './errors.ts'
 import type { Finding } from './plan.ts'
 
@@ -6,8 +7,8 @@ export type JobState = 'planning' | 'running' | 'paused' | 'done' | 'failed' | '
 /** How far a job is. Several reports that nobody fetched yet coalesce into the newest. */
 export interface Progress {
   readonly state: JobState
-  /** What is being done: `measure`, `stage`, `write`, `validate`, `publish`. */
-  readonly phase: 'plan' | 'measure' | 'stage' | 'write' | 'validate' | 'publish'
+  /** What is being done: `measure`, `stage`, `write`, `validate`, `publish`, `run` (of the finished model). */
+  readonly phase: 'plan' | 'measure' | 'stage' | 'write' | 'validate' | 'publish' | 'run'
   readonly bytesDone: number
   readonly bytesTotal: number
   /** Bytes that an earlier, interrupted run had already written. */
@@ -24,7 +25,12 @@ export interface Progress {
 export type JobEvent =
   | { readonly type: 'progress'; readonly progress: Progress }
   | { readonly type: 'log'; readonly finding: Finding }
+  /** The end of a conversion. */
   | { readonly type: 'done'; readonly report: Report }
+  /** The end of a check. */
+  | { readonly type: 'checked'; readonly report: CheckReport }
+  /** The end of a comparison. */
+  | { readonly type: 'compared'; readonly comparison: Comparison }
   | { readonly type: 'failed'; readonly error: ErrorData }
 
 /** What came out, and the proof of it. */
@@ -41,6 +47,8 @@ export interface Report {
   readonly peakBytes: number
   /** The backends that did the work. */
   readonly backends: readonly string[]
+  /** What running it showed, where that was asked for. */
+  readonly check?: CheckReport
 }
 
 export interface WrittenFile {

@@ -1,4 +1,5 @@
 import type { Folder } from '../core/bytes.ts'
+import type { Verdict } from '../core/check.ts'
 import type { Checkpoint } from '../core/checkpoint.ts'
 import type { DType } from '../core/dtype.ts'
 import type { OptionSpec, OptionValues } from '../core/option.ts'
@@ -68,8 +69,7 @@ export type Measurement =
 /** Answers by measurement id: a boolean for `equal`, a number for `absmax`; for `rounding` a number by id and type, `id q4_k`. */
 export type Evidence = ReadonlyMap<string, boolean | number>
 
-/** Whether a checkpoint of this format can be run, and by what. */
-export type Verdict = { readonly can: true; readonly by: string } | { readonly can: false; readonly because: string }
+export type { Verdict } from '../core/check.ts'
 
 /**
  * One format. A reader has `open`, a writer has `convert`; both detect and validate. An engine names ops in recipes and
@@ -100,5 +100,6 @@ export interface Engine {
   readonly convert: ((checkpoint: Checkpoint, options: OptionValues, evidence: Evidence) => Promise<Plan>) | null
   /** What is wrong with a finished output, as findings; none of severity `error` means that it is properly formed. */
   validate(folder: Folder, match: Match): AsyncGenerator<Finding, void, void>
+  /** Whether a checkpoint that was opened by this engine can be run as it lies, and by what. */
   canInfer(checkpoint: Checkpoint): Verdict
 }

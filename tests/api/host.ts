@@ -36,6 +36,7 @@ export function testHost(options: TestHostOptions): Host {
         },
       }
     },
+    runners: [],
     now: () => performance.now(),
   }
 }

@@ -48,7 +48,7 @@ describe('help', () => {
   })
 
   test('each command has its own, at most 100 columns wide', async () => {
-    for (const name of ['convert', 'inspect', 'formats']) {
+    for (const name of ['convert', 'inspect', 'check', 'compare', 'formats']) {
       const [own, asked] = await Promise.all([run(name, '--help'), run('help', name)])
       expect(own).toEqual(asked)
       expect(own).toMatchObject({ code: 0, stderr: '' })
@@ -77,7 +77,7 @@ describe('help', () => {
 
 describe('wrong usage', () => {
   const cases: readonly (readonly [string, readonly string[], readonly string[]])[] = [
-    ['an unknown command', ['transmogrify'], ['"transmogrify"', 'convert, inspect, formats']],
+    ['an unknown command', ['transmogrify'], ['"transmogrify"', 'convert, inspect, check, compare, formats']],
     ['too few words', ['convert', 'sample'], ['INPUT and FORMAT']],
     ['too many words', ['convert', 'sample', 'gguf', 'more'], ['INPUT and FORMAT']],
     ['an unknown flag', ['convert', 'sample', 'gguf', '--bogus'], ['--bogus', 'modelconvert convert --help']],

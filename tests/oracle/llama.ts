@@ -11,6 +11,10 @@ export interface Judge {
   readonly vocabSize: number
   /** As llama.cpp splits text, with the BOS and EOS that the file asks for. */
   tokenize(text: string): Promise<number[]>
+  /** Without any special tokens. */
+  tokenizePlainly(text: string): Promise<number[]>
+  /** The sum of the losses of each token but the first, in nats. */
+  loss(ids: readonly number[]): Promise<number>
   /** Raw logits of every position, [ids, vocabulary]. */
   logits(ids: readonly number[]): Promise<Float32Array>
   /** The `count` likeliest next tokens, one after the other. */
@@ -31,6 +35,7 @@ type Reply = { readonly id: number; readonly value?: unknown; readonly error?: s
 export interface JudgeOptions {
   /** Hidden states and classes instead of logits. */
   readonly embeddings?: boolean
+  readonly threads?: number
   /** Only the tokenizer: for files without weights. */
   readonly vocabularyOnly?: boolean
 }
@@ -48,6 +53,9 @@ export async function judge(ggufPath: string, options: JudgeOptions = {}): Promi
     return {
       vocabSize,
       tokenize: async (text) => (await call('tokenize', { text, addSpecial: true, parseSpecial: true })) as number[],
+      tokenizePlainly: async (text) =>
+        (await call('tokenize', { text, addSpecial: false, parseSpecial: false })) as number[],
+      loss: async (ids) => (await call('loss', { ids })) as number,
       logits: async (ids) => (await call('logits', { ids })) as Float32Array,
       greedy: async (ids, count) => (await call('greedy', { ids, count })) as number[],
       classify: async (ids) => (await call('classify', { ids })) as Float32Array,

@@ -330,6 +330,9 @@ export function createFakeWire(scenario: Scenario = {}): Wire {
       return Promise.resolve()
     },
     discard: () => Promise.resolve(),
+    runnable: () => Promise.resolve({ can: true, by: 'llama.cpp', kind: 'decoder' }),
+    check: () => Promise.resolve('job-2'),
+    compare: () => Promise.resolve('job-3'),
     interrupted(): Promise<readonly Interrupted[]> {
       return Promise.resolve(
         scenario.interrupted === true

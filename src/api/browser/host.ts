@@ -66,6 +66,7 @@ export function createBrowserHost(options: BrowserHostOptions = {}): Host {
     digest: async () => new WorkerDigest(),
     crc32: createCrc32,
     lock: takeLock,
+    runners: [],
     now: () => performance.now(),
   }
 }

@@ -7,6 +7,7 @@ import type { Engine, Evidence, Match, Measurement } from '../engine.ts'
 import { refusesArchitecture } from './arch/index.ts'
 import { EDIT_OPTIONS } from './edit.ts'
 import { modelEntries, partOf } from './files.ts'
+import { canInferGguf } from './infer.ts'
 import { SPLIT_OPTIONS } from './lay.ts'
 import { ggufNeeds, planGguf } from './layout.ts'
 import { ggufModelOf, openGguf } from './open.ts'
@@ -84,5 +85,5 @@ export const gguf: Engine = {
   needs,
   convert,
   validate: (folder, match) => validateGguf(folder, match.entry),
-  canInfer: () => ({ can: true, by: 'llama.cpp' }),
+  canInfer: canInferGguf,
 }

@@ -1,7 +1,8 @@
 import * as Comlink from 'comlink'
 import type { WorkerSettings } from '../../api/browser/worker.ts'
 import { installTransferHandlers } from '../../api/transfer.ts'
-import type { Wire } from '../../api/wire.ts'
+import type { CheckRequest, Wire } from '../../api/wire.ts'
+import type { Verdict } from '../../core/check.ts'
 import { AppError } from '../../core/errors.ts'
 
 /** Starts the worker that holds the API and every engine, and returns the wire to it. 0 threads: as many as suit. */
@@ -34,6 +35,10 @@ export function connect(threads = 0): Wire {
     targets: guard((place) => remote.targets(place)),
     plan: guard((request) => remote.plan(request)),
     start: guard((request) => remote.start(request)),
+    // one promise of two kinds, where Comlink makes two promises of it
+    runnable: guard(async (request: CheckRequest): Promise<Verdict> => remote.runnable(request)),
+    check: guard((request) => remote.check(request)),
+    compare: guard((request) => remote.compare(request)),
     next: guard((id) => remote.next(id)),
     pause: guard((id) => remote.pause(id)),
     resume: guard((id) => remote.resume(id)),
