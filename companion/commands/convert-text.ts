@@ -34,7 +34,11 @@ export function planText(plan: PlanSummary, folder: string, verbose: boolean): s
 
 /** The keys of a header, a line each. */
 export function metadataText(metadata: readonly MetadataEntry[]): string {
-  const rows = metadata.map(({ key, type, value }) => [key, type, cut(value.replaceAll(/\s+/g, ' '))])
+  const rows = metadata.map(({ key, type, value, before, removed }) => {
+    const line = (text: string): string => cut(text.replaceAll(/\s+/g, ' '))
+    const shown = removed === true ? `removed: ${line(value)}` : line(value)
+    return [key, type, before === undefined ? shown : `${shown} (was ${line(before)})`]
+  })
   return table(rows, ['KEY', 'TYPE', 'VALUE'])
 }
 

@@ -20,6 +20,7 @@ import { planKey } from './identity.ts'
 import { Journal } from './journal.ts'
 import { matrix } from './matrix.ts'
 import { measure } from './measure.ts'
+import { targets } from './targets.ts'
 import { openTransformed } from './transforms.ts'
 import type {
   CheckRequest,
@@ -33,6 +34,7 @@ import type {
   PlannedTensor,
   PlanSummary,
   Target,
+  TargetsGiven,
 } from './wire.ts'
 
 /** Everything that the product can do, in process. */
@@ -41,7 +43,7 @@ export interface Api {
   matrix(): Promise<Matrix>
   devices(): Promise<readonly DeviceInfo[]>
   inspect(place: Place): Promise<Inspection>
-  targets(place: Place): Promise<readonly Target[]>
+  targets(place: Place, given?: TargetsGiven): Promise<readonly Target[]>
   plan(request: ConvertRequest): Promise<PlanSummary>
   /** Starts a conversion. The job lives on whether anyone watches or not. */
   start(request: ConvertRequest): Control
@@ -81,7 +83,7 @@ export function createApi(host: Host): Api {
     async inspect(place) {
       return inspection(await open(host, place))
     },
-    targets: (place) => targets(host, place),
+    targets: (place, given) => targets(host, place, given),
     plan: (request) => planSummary(host, request),
     start(request) {
       const control = new Control(() => host.now())
@@ -235,7 +237,7 @@ function inspection({ folder, engine, match, checkpoint }: Opened): Inspection {
 }
 
 /** The plan for an open checkpoint, measured against the host. */
-async function planFor(host: Host, source: Opened, engine: Engine, options: OptionValues): Promise<CostedPlan> {
+export async function planFor(host: Host, source: Opened, engine: Engine, options: OptionValues): Promise<CostedPlan> {
   if (engine.convert === null) throw new AppError('unsupported', `${engine.title} cannot be written yet`)
   const evidence = await measure(host, source, await engine.needs(source.checkpoint, options))
   const plan: Plan = await engine.convert(source.checkpoint, options, evidence)
@@ -276,14 +278,19 @@ function renamed(plan: CostedPlan, name: string | null): CostedPlan {
 
 async function planSummary(host: Host, request: ConvertRequest): Promise<PlanSummary> {
   const { plan, key } = await prepare(host, request)
+  const files = plan.files.map(({ path, size, segments }) => ({
+    path,
+    size,
+    tensors: segments.flatMap((segment) => plannedTensors(segment, path)),
+  }))
   const output = await host.openOutput(request.output)
   const journal = await Journal.find(output, key)
   const keptBytes = journal?.data.files.reduce((sum, file) => sum + file.watermark, 0) ?? 0
   return {
     target: plan.target,
     key,
-    files: plan.files.map(({ path, size }) => ({ path, size })),
-    tensors: plan.files.flatMap(({ path, segments }) => segments.flatMap((segment) => plannedTensors(segment, path))),
+    files: files.map(({ path, size, tensors }) => ({ path, size, tensors: tensors.length })),
+    tensors: files.flatMap(({ tensors }) => tensors),
     metadata: plan.metadata ?? [],
     findings: plan.findings,
     readBytes: plan.readBytes,
@@ -316,35 +323,4 @@ function storedType(recipe: Recipe): DType {
   let at = recipe
   while ('of' in at && !Array.isArray(at.of) && 'dtype' in at.of) at = at.of
   return at.dtype
-}
-
-/** Plans every choice of every format that can be written. */
-async function targets(host: Host, place: Place): Promise<readonly Target[]> {
-  const source = await open(host, place)
-  const weights = [...source.checkpoint.tensors.values()].reduce((sum, tensor) => sum + elementCount(tensor.shape), 0)
-  const found: Target[] = []
-  for (const id of formatIds()) {
-    const engine = await loadEngine(id)
-    if (engine.convert === null) continue
-    for (const variant of variants(engine)) {
-      const base = { format: id, formatTitle: engine.title, ...variant }
-      try {
-        const plan = await planFor(host, source, engine, resolveOptions(engine.options, variant.options))
-        const { writeBytes, readBytes, peakBytes } = plan
-        const cost = { writeBytes, readBytes, peakBytes, bitsPerWeight: (writeBytes * 8) / weights }
-        found.push({ ...base, cost, reason: null, findings: plan.findings })
-      } catch (error) {
-        const { message, hint } = AppError.from(error)
-        found.push({ ...base, cost: null, reason: hint === null ? message : `${message}. ${hint}`, findings: [] })
-      }
-    }
-  }
-  return found
-}
-
-/** The choices of a format's first choice option are what people pick from; the other options keep their defaults. */
-function variants(engine: Engine): readonly { title: string; help: string; options: OptionValues }[] {
-  const option = engine.options.find(({ kind }) => kind.kind === 'choice')
-  if (option === undefined || option.kind.kind !== 'choice') return [{ title: engine.title, help: '', options: {} }]
-  return option.kind.choices.map(({ value, title, help }) => ({ title, help, options: { [option.name]: value } }))
 }

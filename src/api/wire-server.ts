@@ -27,7 +27,7 @@ export function createWire(api: Api): Wire {
     matrix: () => api.matrix(),
     devices: () => api.devices(),
     inspect: (place) => api.inspect(place),
-    targets: (place) => api.targets(place),
+    targets: (place, given) => api.targets(place, given),
     plan: (request) => api.plan(request),
     start: async (request) => started(api.start(request)),
     check: async (request) => started(api.check(request)),

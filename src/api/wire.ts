@@ -18,8 +18,11 @@ export interface Wire {
   devices(): Promise<readonly DeviceInfo[]>
   /** What is in a place. Throws `not-a-model` and what opening throws. */
   inspect(place: Place): Promise<Inspection>
-  /** Every target that the model in a place can reach, with exact sizes; those it cannot, with the reason. */
-  targets(place: Place): Promise<readonly Target[]>
+  /**
+   * Every target that the model in a place can reach, with exact sizes; those it cannot, with the reason. Of one format
+   * alone if options are given for it.
+   */
+  targets(place: Place, given?: TargetsGiven): Promise<readonly Target[]>
   /** What a conversion would do: the dry run. */
   plan(request: ConvertRequest): Promise<PlanSummary>
   /** Starts a conversion and returns its id at once. What goes wrong arrives as a `failed` event. */
@@ -176,6 +179,13 @@ export interface CompareRequest {
   readonly windows?: number
 }
 
+/** What is asked of all targets of a format, beside what each of them stands for. */
+export interface TargetsGiven {
+  readonly format: string
+  readonly options: OptionValues
+  readonly transforms?: Transforms
+}
+
 /** One thing a model can become (or not). */
 export interface Target {
   readonly format: string
@@ -202,7 +212,8 @@ export interface PlanSummary {
   readonly target: string
   /** Identifies the conversion: same sources, same options, same key. */
   readonly key: string
-  readonly files: readonly { readonly path: string; readonly size: number }[]
+  /** With the number of tensors in each. */
+  readonly files: readonly { readonly path: string; readonly size: number; readonly tensors: number }[]
   readonly tensors: readonly PlannedTensor[]
   /** The keys of the output's header; none where the format has no such list. */
   readonly metadata: readonly MetadataEntry[]

@@ -7,6 +7,8 @@ export interface OptionSpec {
   readonly title: string
   /** One sentence. */
   readonly help: string
+  /** The heading that it stands under with its like; absent for those that come first. */
+  readonly group?: string
   readonly kind: OptionKind
 }
 
@@ -21,8 +23,11 @@ export type OptionKind =
    * row of fields for each.
    */
   | { readonly kind: 'list'; readonly parts: readonly ListPart[]; readonly default: null }
-  /** The bytes of a file of at most `maxBytes`, whose path the command takes and which the UI lets choose. */
-  | { readonly kind: 'file'; readonly maxBytes: number; readonly default: null }
+  /**
+   * The bytes of a file of at most `maxBytes`, whose path the command takes and which the UI lets choose. A file whose
+   * name fits the expression `names` is none of a model, but meant for this option: the UI takes it where it is dropped.
+   */
+  | { readonly kind: 'file'; readonly maxBytes: number; readonly names?: string; readonly default: null }
 
 /** One part of a list's texts. */
 export interface ListPart {
@@ -34,8 +39,6 @@ export interface ListPart {
   readonly example: string
   /** Whether it may be left out, with what stands before it. */
   readonly optional?: true
-  /** Whether it may be empty. */
-  readonly blank?: true
   /** All that it can be; any text if absent. */
   readonly choices?: readonly string[]
   /** Whether it may have several lines. */

@@ -9,6 +9,8 @@ export interface Finding {
   readonly message: string
   readonly where?: ErrorPlace
   readonly hint?: string
+  /** The name of the option that it is about. */
+  readonly option?: string
 }
 
 /**
@@ -35,6 +37,10 @@ export interface MetadataEntry {
   /** As the format names it. */
   readonly type: string
   readonly value: string
+  /** What it was in the source, or would be without an edit; absent where that is the same, or there was none. */
+  readonly before?: string
+  /** Whether an edit takes it away: it is then told with the value that it had. */
+  readonly removed?: true
 }
 
 /** A plan measured against a host: how wide it may run. */

@@ -78,7 +78,9 @@ describe('a conversion', () => {
     const plan = await api.plan(REQUEST)
     expect(output.names()).toEqual([])
     const { report } = await run()
-    expect(plan.files).toEqual(report.files.map(({ path, size }) => ({ path, size })))
+    expect(plan.files.map(({ path, size }) => ({ path, size }))).toEqual(
+      report.files.map(({ path, size }) => ({ path, size })),
+    )
     expect(plan.tensors.length).toBeGreaterThan(15)
     expect(plan.tensors.every(({ bytes }) => bytes > 0)).toBe(true)
     expect(report.peakBytes).toBeLessThanOrEqual(plan.peakBytes)

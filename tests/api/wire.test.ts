@@ -125,7 +125,20 @@ describe('data', () => {
     expect(targets.map(({ title }) => title)).toContain('Q4_K_M')
     const plan = await wire.plan(REQUEST)
     expect(plan.tensors).toHaveLength(21)
-    expect(plan.files).toEqual([{ path: 'tiny.gguf', size: plan.writeBytes }])
+    expect(plan.files).toEqual([{ path: 'tiny.gguf', size: plan.writeBytes, tensors: plan.tensors.length }])
+  })
+
+  test('targets of one format cost what they do with the options given', async () => {
+    const { wire } = current
+    const options = { 'split-max-tensors': 5, pure: true }
+    const targets = await wire.targets(ANYWHERE, { format: 'gguf', options })
+    expect(new Set(targets.map(({ format }) => format))).toEqual(new Set(['gguf']))
+    for (const title of ['Q4_K_M', 'Q8_0']) {
+      const target = targets.find((one) => one.title === title)!
+      const plan = await wire.plan({ ...REQUEST, options: { ...target.options, ...options } })
+      expect(target.cost?.writeBytes, title).toBe(plan.writeBytes)
+      expect(plan.files.map(({ tensors }) => tensors)).toEqual([5, 5, 5, 5, 1])
+    }
   })
 })
 

@@ -259,7 +259,7 @@ describe('convert', () => {
 
     const made = await run('convert', 'tiny', 'gguf', '-o', 'out', '--json')
     const { report } = JSON.parse(made.stdout) as { report: Report }
-    expect(report.files).toMatchObject(plan.files)
+    expect(report.files).toMatchObject(plan.files.map(({ path, size }) => ({ path, size })))
     expect(report.peakBytes).toBe(plan.peakBytes)
   })
 
@@ -318,6 +318,10 @@ describe('convert', () => {
     ]
     const { code, stderr } = await run('convert', 'tiny', 'gguf', '--quant', 'q4_0', '-o', 'a.gguf', ...args, ...keys)
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const edits = ['--set-metadata', 'my.byte=8', '--remove-metadata', 'my.text']
+    const planned = await run('convert', 'a.gguf', 'gguf', '--quant', 'copy', '--dry-run', '--verbose', ...edits)
+    expect(planned.stdout).toMatch(/^my\.byte +u8 +8 \(was 7\)$/m)
+    expect(planned.stdout).toMatch(/^my\.text +string +removed: a=b c$/m)
     const { stdout } = await run('convert', 'a.gguf', 'gguf', '--quant', 'copy', '--dry-run', '--json')
     const { plan } = JSON.parse(stdout) as { plan: PlanSummary }
     const type = (name: string): string | undefined => plan.tensors.find((tensor) => tensor.name === name)?.to

@@ -12,7 +12,7 @@ import {
 const parts: readonly ListPart[] = [
   { title: 'Key', before: '', example: '' },
   { title: 'Type', before: ':', example: '', optional: true, choices: ['u8', 'string'] },
-  { title: 'Value', before: '=', example: '', blank: true, lines: true },
+  { title: 'Value', before: '=', example: '', lines: true },
 ]
 const list: OptionSpec = { name: 'set', title: 'Set', help: '', kind: { kind: 'list', parts, default: null } }
 

@@ -169,7 +169,7 @@ const formats: readonly FormatInfo[] = [
         name: 'imatrix',
         title: 'Importance matrix',
         help: 'What llama-imatrix measured on some text.',
-        kind: { kind: 'file', maxBytes: 1000, default: null },
+        kind: { kind: 'file', maxBytes: 1000, names: '\\.dat$', default: null },
       },
       {
         name: 'split-max-tensors',
@@ -262,7 +262,7 @@ export function createFakeWire(scenario: Scenario = {}): Wire {
       return {
         target: found.format,
         key: 'k1',
-        files: [{ path: `Meta-Llama-3.1-8B-Instruct-${found.title}.gguf`, size: writeBytes }],
+        files: [{ path: `Meta-Llama-3.1-8B-Instruct-${found.title}.gguf`, size: writeBytes, tensors: 291 }],
         tensors: Array.from({ length: 291 }, (_, index) => ({
           name: index === 0 ? 'token_embd.weight' : `blk.${Math.floor(index / 9)}.ffn_down.weight`,
           shape: [14336, 4096],

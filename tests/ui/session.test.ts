@@ -254,6 +254,50 @@ test('options are planned and sent with the target of their format, files and al
   await vi.waitFor(() => expect(asked.at(-1)?.options).toEqual({ quant: 'q4_k_m' }))
 })
 
+test('what an option changes about the sizes of a format is looked up again, once', async () => {
+  const asked: Parameters<Wire['targets']>[1][] = []
+  const fake = setUp()
+  const targets = fake.wire.targets.bind(fake.wire)
+  Object.assign(fake.wire, {
+    targets: async (...[place, given]: Parameters<Wire['targets']>) => {
+      asked.push(given)
+      const found = await targets(place, given)
+      if (given === undefined) return found
+      const own = found.filter(({ format }) => format === given.format)
+      return own.map((target) =>
+        target.cost === null ? target : { ...target, cost: { ...target.cost, writeBytes: 7 } },
+      )
+    },
+  })
+  const { session } = fake
+  await session.open(SAMPLE, 'the sample')
+  await vi.waitFor(() => expect(session.plan).not.toBeNull())
+  session.set(
+    session.optionSpecs.find(({ name }) => name === 'pure')!,
+    true,
+  )
+  await vi.waitFor(() => expect(session.model?.targets[1]?.cost?.writeBytes).toBe(7))
+  expect(session.target?.title).toBe('Q4_K_M')
+  expect(session.model?.targets.at(-1)?.format).toBe('onnx')
+  session.choose(1)
+  await vi.waitFor(() => expect(session.plan).not.toBeNull())
+  expect(asked).toEqual([undefined, { format: 'gguf', options: { pure: true } }])
+})
+
+test('a dropped file is taken by the option that its name is meant for', async () => {
+  const { session } = setUp()
+  expect(session.optionFor('imatrix.dat')).toBeNull()
+  await session.open(SAMPLE, 'the sample')
+  expect(session.optionFor('model.gguf')).toBeNull()
+  const spec = session.optionFor('imatrix.dat')!
+  expect(spec.name).toBe('imatrix')
+  await session.give(spec, new File([new Uint8Array([1, 2])], 'imatrix.dat'))
+  expect(session.options['imatrix']).toEqual({ name: 'imatrix.dat', bytes: new Uint8Array([1, 2]) })
+  await session.give(spec, new File([new Uint8Array(1001)], 'large.dat'))
+  expect(session.notice).toMatch(/“large.dat” has .* at most/)
+  expect(session.options['imatrix']).toMatchObject({ name: 'imatrix.dat' })
+})
+
 test('what is typed is planned once, after a pause', async () => {
   const { session, wire } = setUp()
   await session.open(SAMPLE, 'the sample')

@@ -7,9 +7,28 @@ const MAX_TEXT = 240
 /** Of a vocabulary the first tokens say enough. */
 const SHOWN_ITEMS = 6
 
+/** What is told of a header. */
+export interface Described {
+  readonly metadata: readonly MetadataEntry[]
+}
+
 /** A header's keys for people: long texts and lists are cut. */
 export function describeMetadata(metadata: ReadonlyMap<string, GgufValue>): readonly MetadataEntry[] {
   return [...metadata].map(([key, value]) => ({ key, type: typeText(value), value: valueText(value) }))
+}
+
+/** The keys of an edited header, with what they were before. */
+export function describeEdited(
+  metadata: ReadonlyMap<string, GgufValue>,
+  edited: ReadonlyMap<string, GgufValue>,
+): readonly MetadataEntry[] {
+  const before = describeMetadata(metadata)
+  const values = new Map(before.map(({ key, value }) => [key, value]))
+  const after = describeMetadata(edited).map((entry): MetadataEntry => {
+    const old = values.get(entry.key)
+    return old === undefined || old === entry.value ? entry : { ...entry, before: old }
+  })
+  return [...after, ...before.flatMap((entry) => (edited.has(entry.key) ? [] : { ...entry, removed: true as const }))]
 }
 
 function typeText(value: GgufValue): string {

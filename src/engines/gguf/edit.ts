@@ -8,7 +8,7 @@ import { GGUF_VALUE_TYPES } from '../containers/gguf/types.ts'
 const ASSIGNMENT: readonly ListPart[] = [
   { title: 'Key', before: '', example: 'general.name', metadataKey: true },
   { title: 'Type', before: ':', example: 'by itself', optional: true, choices: GGUF_VALUE_TYPES },
-  { title: 'Value', before: '=', example: 'My model', blank: true, lines: true },
+  { title: 'Value', before: '=', example: 'My model', lines: true },
 ]
 
 /** The options that change keys of the header; the weights stay as they are. */
@@ -16,12 +16,14 @@ export const EDIT_OPTIONS: readonly OptionSpec[] = [
   {
     name: 'set-metadata',
     title: 'Set metadata',
+    group: 'Header',
     help: 'A key of the header and its value; the type (u32, f32, string, array ...) is that of the key as it is, else of the value. A JSON object sets several.',
     kind: { kind: 'list', parts: ASSIGNMENT, default: null },
   },
   {
     name: 'remove-metadata',
     title: 'Remove metadata',
+    group: 'Header',
     help: 'A key of the header to leave out.',
     kind: {
       kind: 'list',

@@ -6,7 +6,7 @@ import { GGUF_MAGIC } from '../containers/gguf/types.ts'
 import type { Engine, Evidence, Match, Measurement } from '../engine.ts'
 import { refusesArchitecture } from './arch/index.ts'
 import { EDIT_OPTIONS } from './edit.ts'
-import { modelEntries, partOf } from './files.ts'
+import { modelEntries, partOf, withoutCompanions } from './files.ts'
 import { canInferGguf } from './infer.ts'
 import { SPLIT_OPTIONS } from './lay.ts'
 import { ggufNeeds, planGguf } from './layout.ts'
@@ -17,13 +17,14 @@ import { WEIGHT_OPTIONS, weightOptions } from './weight-options.ts'
 
 const OPTIONS: readonly OptionSpec[] = [
   ...WEIGHT_OPTIONS,
+  ...SPLIT_OPTIONS,
   {
     name: 'pre',
     title: 'Pre-tokenizer',
     help: "llama.cpp's name for the way the tokenizer splits text; needed only where it is not recognised.",
+    group: 'Header',
     kind: { kind: 'text', default: null },
   },
-  ...SPLIT_OPTIONS,
   ...EDIT_OPTIONS,
 ]
 
@@ -35,7 +36,7 @@ const CONFIDENCE = 0.8
 
 async function detect(folder: Folder): Promise<Match | null> {
   const files = (await folder.list()).filter(({ path, size }) => /\.gguf$/i.test(path) && size >= PREFIX_BYTES)
-  for (const path of modelEntries(files)) {
+  for (const path of withoutCompanions(modelEntries(files))) {
     const source = await folder.open(path)
     try {
       const prefix = new Uint8Array(PREFIX_BYTES)

@@ -53,6 +53,15 @@ export function stemOf(path: string): string {
   return stem.split('/').at(-1) ?? stem
 }
 
+/** What lies beside a model without being one: the picture part of a multimodal one, importances of its matrices. */
+const BESIDE = /(?:^|\/|[-._])(?:mmproj|imatrix)(?:[-._]|$)/i
+
+/** Of several files those that are models, by their names; all of them if none is. */
+export function withoutCompanions(paths: readonly string[]): readonly string[] {
+  const models = paths.filter((path) => !BESIDE.test(path))
+  return models.length === 0 ? paths : models
+}
+
 /**
  * The files that a folder's models start from: each whole file and each first part, then the lowest part there is of
  * the sets whose first one is missing.

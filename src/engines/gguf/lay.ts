@@ -1,10 +1,9 @@
 import { AppError } from '../../core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
-import type { Finding, MetadataEntry, PlannedFile, Segment } from '../../core/plan.ts'
+import type { Finding, PlannedFile, Segment } from '../../core/plan.ts'
 import { tensorBytes, type Recipe } from '../../core/tensor.ts'
 import { alignUp, GGUF_ALIGNMENT, type GgufValue } from '../containers/gguf/types.ts'
 import { ggufLayout } from '../containers/gguf/writer.ts'
-import { describeMetadata } from './describe.ts'
 import { partPath, SPLIT_KEYS } from './files.ts'
 
 /** A tensor as it will lie in the file. */
@@ -30,12 +29,14 @@ export const SPLIT_OPTIONS: readonly OptionSpec[] = [
   {
     name: 'split-max-size',
     title: 'Split by size',
+    group: 'Files',
     help: 'Write several files of at most this size (2G, 500M; decimal, as in llama.cpp); they are opened by the first.',
     kind: { kind: 'text', default: null },
   },
   {
     name: 'split-max-tensors',
     title: 'Split by tensors',
+    group: 'Files',
     help: 'Write several files of at most this many tensors.',
     kind: { kind: 'integer', min: 1, max: 1_000_000, default: null },
   },
@@ -65,8 +66,6 @@ function parseDecimalSize(text: string): number {
 export interface LaidOut {
   readonly files: readonly PlannedFile[]
   readonly size: number
-  /** The keys of the first file, but for those of splitting. */
-  readonly metadata: readonly MetadataEntry[]
   readonly findings: readonly Finding[]
 }
 
@@ -93,7 +92,7 @@ export function layFiles(
     return layFile(partPath(stem, no, groups.length), no === 0 ? new Map([...metadata, ...keys]) : keys, group)
   })
   const size = files.reduce((sum, file) => sum + file.size, 0)
-  return { files, size, metadata: describeMetadata(metadata), findings }
+  return { files, size, findings }
 }
 
 function splitKeys(no: number, count: number, tensors: number): Map<string, GgufValue> {

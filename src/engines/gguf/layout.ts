@@ -10,6 +10,7 @@ import type { GgufValue } from '../containers/gguf/types.ts'
 import type { Evidence, Measurement } from '../engine.ts'
 import type { GgufArchitecture } from './arch/contract.ts'
 import { ggufArchitecture } from './arch/index.ts'
+import { describeEdited, type Described } from './describe.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
 import { layFiles, splitOptions, type LaidOut, type Placed } from './lay.ts'
 import { configFindings, modelMetadata, provenance } from './metadata.ts'
@@ -68,7 +69,7 @@ export async function planGguf(
     ...ropeTensors(config),
     ...typeWeights(mix, weights, model, packed, keptType, into, chosen),
   ]
-  const lay = (tensors: readonly Placed[]): LaidOut => {
+  const lay = (tensors: readonly Placed[]): LaidOut & Described => {
     const parameters = tensors.reduce((sum, { recipe }) => sum + elementCount(recipe.shape), 0)
     const named = weights.target === null ? mix : { ...mix, fileType: dominantFileType(tensors) }
     const metadata = new Map<string, GgufValue>([
@@ -78,7 +79,8 @@ export async function planGguf(
       ['modelconvert.recipe', provenance(checkpoint, mix)],
     ])
     const edited = editMetadata(metadata, metadataEdit(options))
-    return layFiles(`${fileStem(checkpoint.name)}-${mix.title}`, edited, tensors, splitOptions(options))
+    const laid = layFiles(`${fileStem(checkpoint.name)}-${mix.title}`, edited, tensors, splitOptions(options))
+    return { ...laid, metadata: describeEdited(metadata, edited) }
   }
   const tensors = typedToSize(typed, lay, packed, weights, evidence, findings)
   const laid = lay(tensors)

@@ -10,7 +10,7 @@ import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
 import type { Match } from '../engine.ts'
 import { architectureIdsOf, ggufArchitecture } from './arch/index.ts'
 import { describeMetadata } from './describe.ts'
-import { modelEntries, readModel, type GgufModel, type LocatedTensor } from './files.ts'
+import { modelEntries, readModel, withoutCompanions, type GgufModel, type LocatedTensor } from './files.ts'
 import { ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, ROPE_FREQS } from './names.ts'
 import { rebuildConfig, type RopeFactors } from './read-config.ts'
 import { readTokenizer } from './read-tokenizer.ts'
@@ -60,17 +60,12 @@ export async function openGguf(folder: Folder, { entry }: Match): Promise<Checkp
 
 /** A folder of several models is not one: which is meant only its owner can say. */
 async function requireOne(folder: Folder): Promise<void> {
-  const entries = modelEntries(await folder.list()).filter((path) => !isProjector(path))
+  const entries = withoutCompanions(modelEntries(await folder.list()))
   if (entries.length < 2) return
   throw new AppError('not-a-model', `${folder.name} holds ${entries.length} GGUF models: ${some(entries)}`, {
     where: { file: folder.name },
     hint: 'Open one of the files instead of the folder.',
   })
-}
-
-/** The picture part of a multimodal model, which lies beside the text part under this name. */
-function isProjector(path: string): boolean {
-  return /(?:^|\/|[-._])mmproj[-._]/i.test(path)
 }
 
 function requireLanguageModel({ metadata, tensors }: GgufModel, file: string): void {
@@ -79,7 +74,10 @@ function requireLanguageModel({ metadata, tensors }: GgufModel, file: string): v
   if (type !== 'model') {
     throw new AppError('unsupported', `${file} is no model but a file of the type ${JSON.stringify(type)}`, {
       where: { file },
-      hint: 'Open the model that it belongs to.',
+      hint:
+        type === 'imatrix'
+          ? 'Open the model, convert it to GGUF, and give this file as its importance matrix (--imatrix).'
+          : 'Open the model that it belongs to.',
     })
   }
   if (architecture === null) {

@@ -6,6 +6,7 @@ import { read, type Recipe } from '../../core/tensor.ts'
 import { ggufString } from '../containers/gguf/reader.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
 import type { Evidence, Measurement } from '../engine.ts'
+import { describeEdited, type Described } from './describe.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
 import type { GgufModel, LocatedTensor } from './files.ts'
 import { layFiles, splitOptions, type LaidOut, type Placed } from './lay.ts'
@@ -46,11 +47,14 @@ export async function planFromGguf(
   const findings: Finding[] = []
   const { mix } = weights
   const stored = storedTensors(model)
-  const lay = (tensors: readonly Placed[]): LaidOut => {
+  const lay = (tensors: readonly Placed[]): LaidOut & Described => {
     const named = weights.target === null || mix === null ? mix : { ...mix, fileType: dominantFileType(tensors) }
     const metadata = editedMetadata(model, { ...weights, mix: named }, options)
     const stem = `${plainStem(model.stem)}-${mix === null ? COPY : mix.title}`
-    return layFiles(stem, metadata, tensors, splitOptions(options))
+    return {
+      ...layFiles(stem, metadata, tensors, splitOptions(options)),
+      metadata: describeEdited(model.metadata, metadata),
+    }
   }
   const typed = (into: Finding[], chosen?: ReadonlyMap<string, DType>): readonly Placed[] =>
     mix === null ? stored : retype(mix, weights, model, stored, into, chosen)

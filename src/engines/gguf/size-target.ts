@@ -31,13 +31,13 @@ export type SizeTarget =
 export const SIZE_OPTIONS: readonly OptionSpec[] = [
   {
     name: 'target-size',
-    title: 'Size',
+    title: 'Fit into a size',
     help: 'Fit the model into this size (4.2GB, 800MB, 4GiB): types are chosen by the error that is measured with each; replaces --quant.',
     kind: { kind: 'text', default: null },
   },
   {
     name: 'target-bpw',
-    title: 'Bits a weight',
+    title: 'Fit into bits for each weight',
     help: 'The same by bits for each weight, such as 4.5.',
     kind: { kind: 'text', default: null },
   },

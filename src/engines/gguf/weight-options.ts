@@ -1,5 +1,6 @@
 import { AppError } from '../../core/errors.ts'
-import { isFileValue, listItems, type OptionSpec, type OptionValue, type OptionValues } from '../../core/option.ts'
+import { isFileValue, listItems } from '../../core/option.ts'
+import type { FileValue, OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
 import { importanceOf, readImatrix, type Imatrix } from '../containers/imatrix.ts'
 import { isOffered, mixOf, type MixSettings } from './mix.ts'
 import { DEFAULT_MIX, MIXES, type Mix } from './mixes.ts'
@@ -71,11 +72,17 @@ export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
     name: 'imatrix',
     title: 'Importance matrix',
     help: 'What llama-imatrix measured on some text (.dat or .gguf): the weights that matter most are then rounded best.',
-    kind: { kind: 'file', maxBytes: MAX_IMATRIX_BYTES, default: null },
+    kind: {
+      kind: 'file',
+      maxBytes: MAX_IMATRIX_BYTES,
+      names: '\\.(dat|imatrix)$|(^|[-._])imatrix([-._].*)?\\.gguf$',
+      default: null,
+    },
   },
   {
     name: 'tensor-type',
     title: 'Types of single tensors',
+    group: 'Types',
     help: 'A part of their names, or a regular expression such as blk\\.(0|1)\\.ffn_down, and the type that they get; the first that fits counts.',
     kind: {
       kind: 'list',
@@ -89,24 +96,28 @@ export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
   {
     name: 'output-tensor-type',
     title: 'Type of the output matrix',
+    group: 'Types',
     help: 'Of the matrix that makes the logits.',
     kind: TYPE_CHOICE,
   },
   {
     name: 'token-embedding-type',
     title: 'Type of the embedding',
+    group: 'Types',
     help: 'Of the table of token embeddings.',
     kind: TYPE_CHOICE,
   },
   {
     name: 'pure',
     title: 'One type for all',
+    group: 'Types',
     help: 'Every matrix gets the same type, without the exceptions that make a mixture better.',
     kind: { kind: 'flag', default: false },
   },
   {
     name: 'leave-output-tensor',
     title: 'Leave the output matrix',
+    group: 'Types',
     help: 'The matrix that makes the logits keeps the type that it has.',
     kind: { kind: 'flag', default: false },
   },
@@ -152,12 +163,19 @@ export async function weightOptions(options: OptionValues): Promise<WeightOption
   return { mix: target === null ? mix : sizeMix(target), settings, importances, target }
 }
 
+/** Every choice is planned with the same file. */
+const READ = new WeakMap<FileValue, Importances>()
+
 async function readImportances(value: OptionValue | undefined): Promise<Importances | null> {
   if (value === undefined || value === null) return null
   if (!isFileValue(value)) throw new AppError('bad-option', '--imatrix takes a file')
+  const known = READ.get(value)
+  if (known !== undefined) return known
   const source = await readImatrix(value.bytes, value.name)
   const of = new Map([...source.entries].map(([name, entry]) => [name, importanceOf(entry, source.form)]))
-  return { of, file: value.name, source }
+  const importances = { of, file: value.name, source }
+  READ.set(value, importances)
+  return importances
 }
 
 function typeOption(options: OptionValues, name: string): WeightType | null {

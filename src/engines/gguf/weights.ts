@@ -25,6 +25,7 @@ export function typeWeights(
   const seen = tensors.map(({ name, recipe }) => ({ name, shape: recipe.shape }))
   const choices = chooseTypes(mix, model, seen, settings)
   let weighted = 0
+  const lacking: string[] = []
   const placed = tensors.map((tensor): Placed => {
     const { name, recipe } = tensor
     const choice = choices.get(name)
@@ -36,9 +37,10 @@ export function typeWeights(
     if (importance === null && free === undefined && choice.needsImportance && recipe.dtype !== dtype)
       throw importanceNeeded(name, choice.type, importances)
     if (importance !== null) weighted++
+    else if (takesImportance(dtype) && recipe.dtype !== dtype) lacking.push(name)
     return { name, recipe: converted(recipe, dtype, importance) }
   })
-  if (importances !== null) findings.push(importanceFinding(importances, weighted))
+  if (importances !== null) findings.push(...importanceFindings(importances, weighted, lacking))
   return placed
 }
 
@@ -85,15 +87,31 @@ function importanceNeeded(name: string, type: WeightType, importances: Importanc
   })
 }
 
-function importanceFinding({ of, file, source }: Importances, weighted: number): Finding {
-  const on = source.datasets.length === 0 ? '' : `, measured on ${source.datasets.join(', ')}`
-  return {
+/** What a file of importances holds, and which of the matrices that would heed it are not in it. */
+function importanceFindings(
+  { of, file, source }: Importances,
+  weighted: number,
+  lacking: readonly string[],
+): readonly Finding[] {
+  const { datasets, chunkCount, chunkSize } = source
+  const chunks = chunkCount === 0 ? '' : `${chunkCount} chunks${chunkSize === 0 ? '' : ` of ${chunkSize} tokens`}`
+  const texts = datasets.join(', ')
+  const on = texts === '' || chunks === '' ? texts + chunks : `${chunks} from ${texts}`
+  const about = { where: { file }, option: 'imatrix' } as const
+  const whole: Finding = {
+    ...about,
     severity: weighted === 0 ? 'warning' : 'info',
     code: 'importance',
-    message: `${weighted} matrices are rounded by the ${of.size} entries of ${file}${on}`,
-    where: { file },
+    message: `${file} has ${of.size} entries${on === '' ? '' : `, measured on ${on}`}: ${weighted} matrices are rounded by it`,
     ...(weighted === 0 ? { hint: 'No name in it is that of a matrix that would heed it: is it of this model?' } : {}),
   }
+  if (weighted === 0) return [whole]
+  const missing = lacking.map((name): Finding => {
+    const usual = name === 'token_embd.weight' || name === 'output.weight'
+    const message = `${name} has no entry in ${file}${usual ? ', as is usual,' : ''} and is rounded without`
+    return { ...about, severity: usual ? 'info' : 'warning', code: 'no-importance', message }
+  })
+  return [whole, ...missing]
 }
 
 /** Says where a tensor's type is not what its mixture would give it. */

@@ -32,7 +32,7 @@ export function connect(threads = 0): Wire {
     matrix: guard(() => remote.matrix()),
     devices: guard(() => remote.devices()),
     inspect: guard((place) => remote.inspect(place)),
-    targets: guard((place) => remote.targets(place)),
+    targets: guard((place, given) => remote.targets(place, given)),
     plan: guard((request) => remote.plan(request)),
     start: guard((request) => remote.start(request)),
     // one promise of two kinds, where Comlink makes two promises of it

@@ -152,9 +152,7 @@ function rowFault(parts: readonly ListPart[], items: readonly string[]): string 
   for (const [row, item] of items.entries()) {
     if (isEmpty(parts, item)) continue
     const values = splitItem(parts, item)
-    const missing = parts.find(
-      ({ optional, blank }, index) => optional !== true && blank !== true && values[index]?.trim() === '',
-    )
+    const missing = parts.find(({ optional }, index) => optional !== true && values[index]?.trim() === '')
     if (missing !== undefined)
       return `Row ${row + 1} lacks the ${missing.title.toLowerCase()}: give it, or take the row away.`
   }

@@ -74,6 +74,15 @@ export async function placeOfDrop(transfer: DataTransfer): Promise<Place | null>
   return placeOfFiles(files)
 }
 
+/** The file of a place that is one file; null for a folder, or several. */
+export async function onlyFile(place: Place): Promise<File | null> {
+  if (place.kind === 'handle') {
+    return place.handle instanceof FileSystemFileHandle ? place.handle.getFile().catch(() => null) : null
+  }
+  const [only, ...others] = place.kind === 'files' ? place.files : []
+  return others.length === 0 && only?.file instanceof File ? only.file : null
+}
+
 async function walk(directory: FileSystemDirectoryEntry, prefix: string, into: PlacedFile[]): Promise<void> {
   const reader = directory.createReader()
   for (;;) {

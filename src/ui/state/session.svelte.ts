@@ -7,8 +7,9 @@ import type { ConvertRequest, DeviceInfo, FormatInfo, PlanSummary, Target } from
 import { groupTargets, preferred } from './formats.ts'
 import { Job } from './job.svelte.ts'
 import { Kept } from './kept.svelte.ts'
-import { furtherOptions, TRANSFORM_OPTIONS } from './options.ts'
+import { changed, codeOf, furtherOptions, openTransforms, TRANSFORM_OPTIONS } from './options.ts'
 import { keepable } from './records.ts'
+import { fileValue } from './option-file.ts'
 import { composeRequest, faultsOf, isTyped, targetName, usualFolder } from './request.ts'
 import type { Destination, Failure, Finished, Model, Page, Screen, Unfinished } from './session-types.ts'
 
@@ -91,6 +92,24 @@ export class Session {
     this.preview(isTyped(spec) ? TYPING_MS : 0)
   }
 
+  /** The option of the chosen target's format that a file of this name is meant for; null if it is for none. */
+  optionFor(fileName: string): OptionSpec | null {
+    if (this.screen !== 'model') return null
+    const takes = ({ kind }: OptionSpec): boolean =>
+      kind.kind === 'file' && kind.names !== undefined && new RegExp(kind.names, 'i').test(fileName)
+    return this.optionSpecs.find(takes) ?? null
+  }
+
+  /** Takes a file as the value of an option, if it is small enough. */
+  async give(spec: OptionSpec, file: File): Promise<void> {
+    try {
+      this.set(spec, await fileValue(spec, file))
+      this.notice = `“${file.name}” is taken as: ${spec.title}.`
+    } catch (error) {
+      this.say(error)
+    }
+  }
+
   /** Takes back every option of the chosen target's format, and the transforms. */
   clearOptions(): void {
     this.#options = new Map([...this.#options].filter(([format]) => format !== this.target?.format))
@@ -168,6 +187,8 @@ export class Session {
       const groups = groupTargets(targets, formats, inspection.format)
       this.model = { place, inspection, targets, groups }
       this.#options = new Map()
+      this.#targeted.clear()
+      for (const { id } of formats) this.#targeted.set(id, codeOf({ format: id }))
       this.transforms = {}
       this.outputName = ''
       this.lastPlan = null
@@ -220,13 +241,32 @@ export class Session {
     if (request === null) return
     try {
       const { plan } = await this.#named(request)
-      if (run === this.#planRun) this.plan = this.lastPlan = plan
+      if (run !== this.#planRun) return
+      this.plan = this.lastPlan = plan
+      await this.#retarget(run, request)
     } catch (error) {
       if (run !== this.#planRun) return
       this.planError = AppError.from(error).toData()
       this.lastPlan = null
     }
   }
+
+  /** Looks again what the choices of the format cost, with the options that were set beside them. */
+  async #retarget(run: number, { input, target: format, transforms }: ConvertRequest): Promise<void> {
+    const options = changed(this.optionSpecs, this.options)
+    const code = codeOf({ format, ...options, ...changed(openTransforms(this.transforms), this.transforms) })
+    if (this.#targeted.get(format) === code) return
+    const given = { format, options, ...(transforms === undefined ? {} : { transforms }) }
+    const fresh = await this.page.wire.targets(input, given).catch((): readonly Target[] => [])
+    const { model } = this
+    if (run !== this.#planRun || model === null || fresh.length === 0) return
+    this.#targeted.set(format, code)
+    const left = [...fresh]
+    const targets = model.targets.map((target) => (target.format === format ? (left.shift() ?? target) : target))
+    this.model = { ...model, targets, groups: groupTargets(targets, this.formats, model.inspection.format) }
+  }
+  /** With which options the costs of a format's choices were looked up last. */
+  readonly #targeted = new Map<string, string>()
 
   /** The plan of a request. Several files get a folder of their own, also where nobody named it. */
   async #named(request: ConvertRequest): Promise<{ request: ConvertRequest; plan: PlanSummary }> {

@@ -44,6 +44,7 @@ export interface FindingGroup {
 /** How findings are summed up, by code. */
 const SUMS: ReadonlyMap<string, (count: string) => string> = new Map([
   ['row-fallback', (count) => `${count} tensors get another type, since their rows are not whole blocks`],
+  ['no-importance', (count) => `${count} matrices have no entry in the importance matrix and are rounded without`],
   ['bad-tensor', (count) => `${count} tensors are not what the model says`],
   ['missing-tensor', (count) => `${count} tensors are missing`],
   ['extra-tensor', (count) => `${count} tensors belong to no part of the model`],
