@@ -21,6 +21,45 @@ export interface DecoderConfig {
   readonly [key: string]: unknown
 }
 
+const SIZES = {
+  hidden_size: 64,
+  intermediate_size: 96,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 16,
+  vocab_size: 1024,
+  rms_norm_eps: 1e-6,
+  rope_theta: 10_000,
+  max_position_embeddings: 512,
+  tie_word_embeddings: false,
+  hidden_act: 'silu',
+}
+const EXPERTS = { num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 32 }
+
+/** The architectures of which no trained test model is here, and Llama to tell the computation itself from theirs. */
+export const UNTRAINED: readonly DecoderConfig[] = [
+  { ...SIZES, architectures: ['LlamaForCausalLM'], model_type: 'llama' },
+  {
+    ...SIZES,
+    architectures: ['GraniteForCausalLM'],
+    model_type: 'granite',
+    embedding_multiplier: 12,
+    residual_multiplier: 0.22,
+    attention_multiplier: 0.15,
+    logits_scaling: 8,
+  },
+  {
+    ...SIZES,
+    ...EXPERTS,
+    architectures: ['Qwen2MoeForCausalLM'],
+    model_type: 'qwen2_moe',
+    norm_topk_prob: false,
+    shared_expert_intermediate_size: 48,
+  },
+  { ...SIZES, ...EXPERTS, architectures: ['Qwen3MoeForCausalLM'], model_type: 'qwen3_moe', norm_topk_prob: true },
+]
+
 type Vector = readonly number[]
 
 interface Made {

@@ -57,9 +57,17 @@ export interface Scales {
   tensor(name: string, type?: 'f16' | 'f32' | 'bf16', flip?: boolean): RawTensor
 }
 
-export function scalesOf(rows: number, columns: number, roll: (limit: number) => number): Scales {
+/** `least`: what each must be at the least; random without. */
+export function scalesOf(
+  rows: number,
+  columns: number,
+  roll: (limit: number) => number,
+  least?: (row: number, column: number) => number,
+): Scales {
   // fractions of seven bits, so that BF16 holds them too
-  const parts = grid(rows, columns, () => (roll(6) + 4) * 1000 + roll(128))
+  const parts = grid(rows, columns, (row, column) =>
+    least === undefined ? (roll(6) + 4) * 1000 + roll(128) : partsOf(least(row, column)),
+  )
   const value = (row: number, column: number): number => {
     const part = parts[row]![column]!
     return 2 ** -Math.floor(part / 1000) * (1 + (part % 1000) / 128)
@@ -81,6 +89,29 @@ export function scalesOf(rows: number, columns: number, roll: (limit: number) =>
   }
 }
 
+/** The smallest scale of this form that is not below a value. */
+function partsOf(value: number): number {
+  const exponent = Math.min(14, Math.max(0, -Math.floor(Math.log2(Math.max(value, 2 ** -14)))))
+  const fraction = Math.max(0, Math.ceil((value * 2 ** exponent - 1) * 128))
+  return fraction < 128 ? exponent * 1000 + fraction : (exponent - 1) * 1000
+}
+
+/** The largest magnitude among numbers. */
+const largest = (numbers: readonly number[]): number => numbers.reduce((most, one) => Math.max(most, Math.abs(one)), 0)
+
+/** The whole number nearest to a weight in steps of a scale, within bounds. */
+const nearest = (weight: number, scale: number, low: number, high: number): number =>
+  Math.min(high, Math.max(low, Math.round(weight / scale)))
+
+/** Which of the numbers that codes stand for is nearest. */
+function nearestCode(weight: number, numbers: readonly number[]): number {
+  let best = 0
+  for (const [code, number] of numbers.entries()) {
+    if (Math.abs(number - weight) < Math.abs(numbers[best]! - weight)) best = code
+  }
+  return best
+}
+
 export interface GptqOptions {
   readonly bits: number
   /** -1 for one group. */
@@ -92,17 +123,30 @@ export interface GptqOptions {
 }
 
 /** qweight along the inputs, qzeros along the outputs, both as streams of bits. */
-export function packGptq(module: string, n: number, k: number, options: GptqOptions, seed: number): Packed {
+export function packGptq(
+  module: string,
+  n: number,
+  k: number,
+  options: GptqOptions,
+  seed: number,
+  weights?: Grid,
+): Packed {
   const { bits, version, sym } = options
   const roll = dice(seed)
   const size = options.group === -1 ? k : options.group
   const groups = Math.ceil(k / size)
   const order = Array.from({ length: k }, (_, i) => Math.floor(i / size))
   if (options.actOrder === true) for (let i = k - 1; i > 0; i--) swap(order, i, roll(i + 1))
-  const codes = grid(n, k, () => roll(2 ** bits))
+  const middle = 2 ** (bits - 1)
+  const inGroup = (group: number, out: number): number[] => weights![out]!.filter((_, input) => order[input] === group)
+  const scales = scalesOf(groups, n, roll, weights && ((group, out) => largest(inGroup(group, out)) / (middle - 1)))
   // the first version has no code for a zero of 0
-  const zeros = grid(groups, n, () => (sym ? 2 ** (bits - 1) : roll(2 ** bits - 1) + 1))
-  const scales = scalesOf(groups, n, roll)
+  const zeros = grid(groups, n, () => (sym || weights !== undefined ? middle : roll(2 ** bits - 1) + 1))
+  const codes = grid(n, k, (out, input) =>
+    weights === undefined
+      ? roll(2 ** bits)
+      : middle + nearest(weights[out]![input]!, scales.value(order[input]!, out), -middle, middle - 1),
+  )
   const values = codes.flatMap((row, out) =>
     row.map((code, input) => scales.value(order[input]!, out) * (code - zeros[order[input]!]![out]!)),
   )
@@ -135,12 +179,29 @@ const AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 const shuffled = (row: readonly number[]): number[] =>
   row.map((_, index) => row[Math.floor(index / 8) * 8 + AWQ_ORDER[index % 8]!]!)
 
-export function packAwq(module: string, n: number, k: number, size: number, layout: string, seed: number): Packed {
+export function packAwq(
+  module: string,
+  n: number,
+  k: number,
+  size: number,
+  layout: string,
+  seed: number,
+  weights?: Grid,
+): Packed {
   const roll = dice(seed)
   const groups = Math.ceil(k / size)
-  const codes = grid(n, k, () => roll(16))
-  const zeros = grid(groups, n, () => roll(16))
-  const scales = scalesOf(groups, n, roll)
+  const scales = scalesOf(
+    groups,
+    n,
+    roll,
+    weights && ((group, out) => largest(weights[out]!.slice(group * size, (group + 1) * size)) / 7),
+  )
+  const zeros = grid(groups, n, () => (weights === undefined ? roll(16) : 8))
+  const codes = grid(n, k, (out, input) =>
+    weights === undefined
+      ? roll(16)
+      : 8 + nearest(weights[out]![input]!, scales.value(Math.floor(input / size), out), -8, 7),
+  )
   const values = Float32Array.from(
     codes.flatMap((row, out) =>
       row.map((code, input) => {
@@ -193,7 +254,14 @@ export interface CompressedOptions {
 }
 
 /** compressed-tensors: signed numbers with 2^(bits - 1) added; zeros packed along the outputs. */
-export function packCompressed(module: string, n: number, k: number, options: CompressedOptions, seed: number): Packed {
+export function packCompressed(
+  module: string,
+  n: number,
+  k: number,
+  options: CompressedOptions,
+  seed: number,
+  weights?: Grid,
+): Packed {
   const { bits, symmetric } = options
   const roll = dice(seed)
   const size = options.group === -1 ? k : options.group
@@ -201,9 +269,14 @@ export function packCompressed(module: string, n: number, k: number, options: Co
   const half = 2 ** (bits - 1)
   const order = Array.from({ length: k }, (_, i) => Math.floor(i / size))
   if (options.actOrder === true) for (let i = k - 1; i > 0; i--) swap(order, i, roll(i + 1))
-  const codes = grid(n, k, () => roll(2 ** bits) - half)
-  const zeros = grid(n, groups, () => (symmetric ? 0 : roll(2 ** bits) - half))
-  const scales = scalesOf(n, groups, roll)
+  const inGroup = (out: number, group: number): number[] => weights![out]!.filter((_, input) => order[input] === group)
+  const scales = scalesOf(n, groups, roll, weights && ((out, group) => largest(inGroup(out, group)) / (half - 1)))
+  const zeros = grid(n, groups, () => (symmetric || weights !== undefined ? 0 : roll(2 ** bits) - half))
+  const codes = grid(n, k, (out, input) =>
+    weights === undefined
+      ? roll(2 ** bits) - half
+      : nearest(weights[out]![input]!, scales.value(out, order[input]!), -half, half - 1),
+  )
   const shifted = (row: readonly number[]): number[] => row.map((number) => number + half)
   const shape = new Uint8Array(16)
   new DataView(shape.buffer).setBigInt64(0, BigInt(n), true)
@@ -253,15 +326,31 @@ export function packScaled(
     readonly shape?: readonly number[]
   },
   seed: number,
+  weights?: Grid,
 ): Packed {
   const { type, rows, columns, name } = options
   const roll = dice(seed)
-  const bytes = grid(n, k, () => {
-    const byte = roll(256)
-    return byte % 128 === 127 ? 0 : byte
-  })
-  const scales = scalesOf(Math.ceil(n / rows), Math.ceil(k / columns), roll)
   const decode = type === 'i8' ? (byte: number): number => (byte > 127 ? byte - 256 : byte) : e4m3
+  const inBlock = (down: number, across: number): number[] =>
+    weights!.slice(down * rows, (down + 1) * rows).flatMap((row) => row.slice(across * columns, (across + 1) * columns))
+  const scales = scalesOf(
+    Math.ceil(n / rows),
+    Math.ceil(k / columns),
+    roll,
+    weights && ((down, across) => largest(inBlock(down, across)) / decode(type === 'i8' ? 127 : 126)),
+  )
+  // 127 of FP8 is no number
+  const numbers = Array.from({ length: 256 }, (_, byte) =>
+    byte % 128 === 127 && type !== 'i8' ? Infinity : decode(byte),
+  )
+  const bytes = grid(n, k, (out, input) => {
+    if (weights === undefined) {
+      const byte = roll(256)
+      return byte % 128 === 127 ? 0 : byte
+    }
+    const scale = scales.value(Math.floor(out / rows), Math.floor(input / columns))
+    return nearestCode(weights[out]![input]! / scale, numbers)
+  })
   const scale = scales.tensor(`${module}.${name}`, 'f32')
   return {
     parts: [u8(`${module}.weight`, type, [n, k], bytes.flat()), { ...scale, shape: options.shape ?? scale.shape }],
@@ -276,10 +365,26 @@ export function packScaled(
 const E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
 
 /** Two elements a byte, the first in the low half; a power of two for each 32. */
-export function packMicroscaled(codesName: string, scalesName: string, n: number, k: number, seed: number): Packed {
+export function packMicroscaled(
+  codesName: string,
+  scalesName: string,
+  n: number,
+  k: number,
+  seed: number,
+  weights?: Grid,
+): Packed {
   const roll = dice(seed)
-  const codes = grid(n, k, () => roll(16))
-  const powers = grid(n, k / 32, () => 110 + roll(20))
+  const powers = grid(n, k / 32, (out, block) =>
+    weights === undefined
+      ? 110 + roll(20)
+      : 127 + Math.ceil(Math.log2(largest(weights[out]!.slice(block * 32, (block + 1) * 32)) / 6)),
+  )
+  const numbers = Array.from({ length: 16 }, (_, code) => (code > 7 ? -1 : 1) * E2M1[code % 8]!)
+  const codes = grid(n, k, (out, input) =>
+    weights === undefined
+      ? roll(16)
+      : nearestCode(weights[out]![input]! / 2 ** (powers[out]![Math.floor(input / 32)]! - 127), numbers),
+  )
   return {
     parts: [
       u8(
