@@ -4,8 +4,8 @@
  */
 import { DTYPES } from '../../core/dtype.ts'
 import { AppError, throwIfAborted } from '../../core/errors.ts'
-import type { AnyOp, Backend, Importance, Kernel, KernelOp, SchemeKernel, SchemeOp } from '../backend.ts'
-import { checkBuffers, checkImportance, checkParts, describeOp, sliceOfRows } from '../check.ts'
+import type { AnyOp, Backend, Importance, Kernel, KernelOp } from '../backend.ts'
+import { checkBuffers, checkImportance, describeOp, sliceOfRows } from '../check.ts'
 import { createArena, type WasmArena } from './arena.ts'
 import { createDrawKernel } from './draw.ts'
 import { writeGrids } from './grids.ts'
@@ -21,7 +21,7 @@ import {
 } from './module.ts'
 import { madeSpeed, opCodes, opSpeed } from './ops.ts'
 import { createLocalExecutor, createPool } from './pool.ts'
-import { writePowerEdges } from './power-edges.ts'
+import { createSchemeKernel } from './scheme-kernel.ts'
 import { schemeCall } from './schemes.ts'
 import { createSearchTables } from './search-tables.ts'
 import { earliest, SLICE, WINDOW, type Runtime } from './slices.ts'
@@ -55,11 +55,10 @@ async function startPool(spawn: () => WorkerLike, threads: number, maxBytes: num
   const module = await compileKernels(true)
   const memory = createMemory(BASE, maxBytes, true)
   writeGrids(memory)
-  writePowerEdges(memory)
   const arena = createArena(memory, BASE, maxBytes, true)
   const stackTops = Array.from({ length: threads }, () => arena.alloc(STACK_BYTES).byteOffset + STACK_BYTES)
   const executor = await createPool(spawn, module, memory, stackTops)
-  return { arena, tables: createSearchTables(memory, arena), executor, limitation: null }
+  return { memory, arena, tables: createSearchTables(memory, arena), executor, limitation: null }
 }
 
 async function startLocal(maxBytes: number, limitation: string | null): Promise<Started> {
@@ -67,12 +66,17 @@ async function startLocal(maxBytes: number, limitation: string | null): Promise<
   const bytes = Math.min(maxBytes, SINGLE_BYTES)
   const memory = createMemory(bytes, bytes, false)
   writeGrids(memory)
-  writePowerEdges(memory)
   const kernels = await instantiateKernels(module, memory)
   const base = Math.max(BASE, kernels.__heap_base.value)
   const arena = createArena(memory, base, bytes, false)
   const convert = (job: Job): number => runJob(kernels, job)
-  return { arena, tables: createSearchTables(memory, arena), executor: createLocalExecutor(convert), limitation }
+  return {
+    memory,
+    arena,
+    tables: createSearchTables(memory, arena),
+    executor: createLocalExecutor(convert),
+    limitation,
+  }
 }
 
 async function startRuntime(options: WasmOptions): Promise<Started> {
@@ -195,51 +199,6 @@ function createKernel(op: KernelOp, { arena, tables, executor }: Runtime): Kerne
       }
     },
   }
-}
-
-function createSchemeKernel(op: SchemeOp, { arena, executor }: Runtime): SchemeKernel {
-  const call = schemeCall(op)
-  if (call === null) throw new AppError('unsupported', `The WASM kernels have no ${describeOp(op)}.`)
-  return {
-    op,
-    async run(parts, values, rows, columns, signal) {
-      checkParts(op, parts, values, rows, columns)
-      throwIfAborted(signal)
-      if (rows * columns === 0) return { bad: null }
-      // Buffers from elsewhere are copied whole: conversions have all of theirs in the arena.
-      const staged: Uint8Array[] = []
-      const stage = (buffer: Uint8Array, isInput: boolean): Uint8Array => {
-        if (arena.owns(buffer)) return buffer
-        const copy = arena.alloc(buffer.byteLength)
-        staged.push(copy)
-        if (isInput) copy.set(buffer)
-        return copy
-      }
-      const isQuantising = op.kind === 'quantize'
-      try {
-        const places: Record<string, Uint8Array> = {}
-        for (const [name, part] of Object.entries(parts)) places[name] = stage(part, !isQuantising)
-        const place = stage(values, isQuantising)
-        const args = call.args((name) => places[name]?.byteOffset ?? 0, place.byteOffset, rows, columns)
-        const slice = sliceOfRows(SLICE, columns * call.step) / columns
-        const jobs: Promise<number>[] = []
-        for (let first = 0; first < rows; first += slice) {
-          const job: Job = { call: call.name, args: [...args, first, Math.min(rows, first + slice)] }
-          jobs.push(executor.submit(job, signal).then((bad) => (bad < 0 ? bad : bad + first * columns)))
-        }
-        const bad = await earliest(jobs)
-        if (isQuantising) for (const [name, part] of Object.entries(parts)) copyBack(places[name], part)
-        else copyBack(place, values)
-        return { bad: bad < 0 ? null : bad }
-      } finally {
-        for (const buffer of staged) arena.free(buffer)
-      }
-    },
-  }
-}
-
-function copyBack(from: Uint8Array | undefined, to: Uint8Array): void {
-  if (from !== undefined && from !== to) to.set(from)
 }
 
 function speedOf(op: AnyOp): number {

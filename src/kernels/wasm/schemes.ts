@@ -2,8 +2,9 @@
 import { gemvZeroWords } from '../../core/matrix-scheme.ts'
 import { schemeGroups } from '../../core/tensor.ts'
 import type { SchemeOp } from '../backend.ts'
-import type { KernelCalls } from './module.ts'
+import type { KernelCalls, WasmMemory } from './module.ts'
 import { floatCode } from './ops.ts'
+import { writePowerEdges } from './power-edges.ts'
 
 /** A function of the module and its arguments. */
 export interface SchemeCall {
@@ -12,6 +13,8 @@ export interface SchemeCall {
   readonly speed: number
   /** Jobs begin at multiples of so many rows. */
   readonly step: number
+  /** Puts what the function looks things up in into the memory. */
+  readonly prepare?: (memory: WasmMemory) => void
   /** All arguments but the last two, which are the first row of a job and its end. `part` tells where a part lies. */
   args(part: (name: string) => number, values: number, rows: number, columns: number): readonly number[]
 }
@@ -38,6 +41,7 @@ function quantizeCall({ from, scheme }: SchemeOp & { readonly kind: 'quantize' }
       name: 'quantize_floats',
       speed: 400e6,
       step: 1,
+      ...(scheme.kind === 'nvfp4' ? {} : { prepare: writePowerEdges }),
       args: (part, values) => [type, bits, group, values, part('codes'), part('scales')],
     }
   }

@@ -1,11 +1,13 @@
 /** What the kernels of all ops share: slices on all threads, and buffers that lie outside the memory. */
 import { AppError } from '../../core/errors.ts'
 import type { WasmArena } from './arena.ts'
+import type { WasmMemory } from './module.ts'
 import type { Executor } from './pool.ts'
 import type { SearchTables } from './search-tables.ts'
 
 /** Where kernels run. */
 export interface Runtime {
+  readonly memory: WasmMemory
   readonly arena: WasmArena
   readonly tables: SearchTables
   readonly executor: Executor
