@@ -31,6 +31,12 @@ INLINE l2 unpack8(l2 x, const int bits) {
 
 /* Sixteen codes of a little endian stream, in bytes. Touches no byte that is not theirs. */
 INLINE void store16(uint8_t *out, c16 codes, const int bits) {
+  if (bits == 4) {
+    h8 pairs = ((h8)codes | (h8)codes >> 4) & 0xff;
+    uint64_t all = ((l2)narrow_u8(pairs, pairs))[0];
+    __builtin_memcpy(out, &all, 8);
+    return;
+  }
   l2 packed = pack8((l2)codes, bits);
   uint64_t low = packed[0], high = packed[1];
   __builtin_memcpy(out, &low, bits);
@@ -38,6 +44,12 @@ INLINE void store16(uint8_t *out, c16 codes, const int bits) {
 }
 
 INLINE c16 load16(const uint8_t *in, const int bits) {
+  if (bits == 4) {
+    uint64_t all;
+    __builtin_memcpy(&all, in, 8);
+    c16 pairs = (c16)(l2){all, all}, low = pairs & 15, high = pairs >> 4;
+    return __builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  }
   uint64_t low = 0, high = 0;
   __builtin_memcpy(&low, in, bits);
   __builtin_memcpy(&high, in + bits, bits);

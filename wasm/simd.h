@@ -58,6 +58,9 @@ INLINE f4 min4(f4 a, f4 b) { return (f4)wasm_f32x4_pmin((v128_t)a, (v128_t)b); }
 INLINE f4 max4(f4 a, f4 b) { return (f4)wasm_f32x4_pmax((v128_t)a, (v128_t)b); }
 INLINE int any4(i4 mask) { return wasm_v128_any_true((v128_t)mask); }
 INLINE u4 maxu4(u4 a, u4 b) { return (u4)wasm_u32x4_max((v128_t)a, (v128_t)b); }
+INLINE h8 min_u16(h8 a, h8 b) { return (h8)wasm_u16x8_min((v128_t)a, (v128_t)b); }
+INLINE h8 max_u16(h8 a, h8 b) { return (h8)wasm_u16x8_max((v128_t)a, (v128_t)b); }
+INLINE s8 max_s16(s8 a, s8 b) { return (s8)wasm_i16x8_max((v128_t)a, (v128_t)b); }
 INLINE u4 minu4(u4 a, u4 b) { return (u4)wasm_u32x4_min((v128_t)a, (v128_t)b); }
 INLINE i4 maxi4(i4 a, i4 b) { return (i4)wasm_i32x4_max((v128_t)a, (v128_t)b); }
 INLINE i4 mini4(i4 a, i4 b) { return (i4)wasm_i32x4_min((v128_t)a, (v128_t)b); }
