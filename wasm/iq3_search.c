@@ -42,13 +42,12 @@ INLINE unsigned point_of(uint32_t word) {
   return (word & 7) | (word >> 5 & 0x38) | (word >> 10 & 0x1c0) | (word >> 15 & 0xe00);
 }
 
-static unsigned point_at(const float *x, float inverse) {
-  unsigned point = 0;
-  for (int i = 3; i >= 0; i--) {
-    int l = nearest_int(0.5f * (inverse * x[i] - 1));
-    point = point << 3 | (unsigned)(l < 0 ? 0 : l > 7 ? 7 : l);
-  }
-  return point;
+/* The point of a group's rounded values. */
+INLINE unsigned point_at(const float *x, float inverse) {
+  i4 level = nearest_int4(0.5f * (inverse * load4(x) - 1));
+  level = mini4(maxi4(level, (i4)splatu(0)), (i4)splatu(7)) * (i4){1, 8, 64, 512};
+  level |= __builtin_shufflevector(level, level, 2, 3, 0, 1);
+  return (unsigned)(level[0] | level[1]);
 }
 
 INLINE f4 element(u4 words, int i) { return __builtin_convertvector(words >> 8 * i & 255, f4); }
@@ -182,94 +181,129 @@ typedef struct {
   int fours;
 } lines;
 
-INLINE void draw_lines(lines *l, const uint32_t *list, int fours, const float *x, const float *root) {
-  f4 w = load4(root), g = 2 * w * load4(x);
-  f4 w0 = splat4(w[0]), w1 = splat4(w[1]), w2 = splat4(w[2]), w3 = splat4(w[3]);
-  f4 g0 = splat4(g[0]), g1 = splat4(g[1]), g2 = splat4(g[2]), g3 = splat4(g[3]);
-  l->fours = fours;
-  UNROLL
-  for (int j = 0; j < fours; j++) {
-    u4 words = *(const u4 *)(list + 4 * j);
-    f4 q0 = element(words, 0), q1 = element(words, 1), q2 = element(words, 2), q3 = element(words, 3);
-    l->a[j] = (w0 * q0 * q0 + w1 * q1 * q1) + (w2 * q2 * q2 + w3 * q3 * q3);
-    l->b[j] = (g0 * q0 + g1 * q1) + (g2 * q2 + g3 * q3);
-  }
-}
-
-/* Errors of rounding in the lines and in ggml's own sums, over c plus the greater of the errors compared: 2^-16.8 at most. */
-#define DOUBT 0x1p-15f
 /* The low bits of a value on a line tell which line it is. */
 #define LINE 63u
+/*
+ * What is lost to these bits (2^-17 of each value), to rounding here and to rounding in ggml's own errors is less than 2^-15.7
+ * of c plus the greater of two errors that are compared.
+ */
+#define DOUBT 0x1p-15f
 #define INFINITE float_of(0x7f800000u)
 
 /* The two least values at a scale, of each lane. */
-INLINE void least_two(const lines *l, float scale, f4 *first, f4 *second) {
-  f4 one = splat4(INFINITE), two = one;
+typedef struct {
+  f4 first, second;
+} least_two;
+
+#define NO_VALUES ((least_two){splat4(INFINITE), splat4(INFINITE)})
+
+/* Looks at a four of values, whose lines are numbered. */
+INLINE void look_at(least_two *two, f4 values, u4 line) {
+  values = (f4)(((u4)values & ~LINE) | line);
+  two->second = min4(two->second, max4(values, two->first));
+  two->first = min4(two->first, values);
+}
+
+/* The lines of least value at two scales: 1 if both are clearly the least. */
+INLINE int winners(least_two a, least_two b, f4 tolerance, unsigned *found, unsigned *found_other) {
+#define HALVES(part, low, high) __builtin_shufflevector(a.part, b.part, low, low + 1, high, high + 1)
+  f4 low = HALVES(first, 0, 4), high = HALVES(first, 2, 6);
+  f4 second = min4(HALVES(second, 0, 4), HALVES(second, 2, 6)), first = min4(low, high);
+  second = min4(second, max4(low, high));
+  f4 turned = __builtin_shufflevector(first, first, 1, 0, 3, 2);
+  second = min4(min4(second, __builtin_shufflevector(second, second, 1, 0, 3, 2)), max4(first, turned));
+  first = min4(first, turned);
+  *found = ((u4)first)[0] & LINE;
+  *found_other = ((u4)first)[2] & LINE;
+  return wasm_i32x4_all_true((v128_t)(second * (1 - DOUBT) - first > tolerance));
+}
+
+/* Draws the lines of a list's words, and looks at them at two scales. */
+INLINE void draw_lines(lines *l, const uint32_t *list, int fours, const float *x, const float *root, float scale, float other,
+                       least_two *one, least_two *two) {
+  f4 w = load4(root), g = 2 * w * load4(x);
+  f4 w0 = splat4(w[0]), w1 = splat4(w[1]), w2 = splat4(w[2]), w3 = splat4(w[3]);
+  f4 g0 = splat4(g[0]), g1 = splat4(g[1]), g2 = splat4(g[2]), g3 = splat4(g[3]);
+  least_two at_scale = NO_VALUES, at_other = NO_VALUES;
+  u4 line = {0, 1, 2, 3};
+  l->fours = fours;
+  UNROLL
+  for (int j = 0; j < fours; j++, line += 4) {
+    u4 words = *(const u4 *)(list + 4 * j);
+    f4 q0 = element(words, 0), q1 = element(words, 1), q2 = element(words, 2), q3 = element(words, 3);
+    f4 a = (w0 * q0 * q0 + w1 * q1 * q1) + (w2 * q2 * q2 + w3 * q3 * q3);
+    f4 b = (g0 * q0 + g1 * q1) + (g2 * q2 + g3 * q3);
+    l->a[j] = a, l->b[j] = b;
+    look_at(&at_scale, a * scale - b, line);
+    look_at(&at_other, a * other - b, line);
+  }
+  *one = at_scale, *two = at_other;
+}
+
+/* The best neighbours at two scales: 1 if both are clearly the best. */
+INLINE int two_winners(const lines *l, float scale, float other, f4 tolerance, unsigned *found, unsigned *found_other) {
+  least_two a = NO_VALUES, b = NO_VALUES;
   u4 line = {0, 1, 2, 3};
   UNROLL
   for (int j = 0; j < l->fours; j++, line += 4) {
-    f4 value = (f4)(((u4)(l->a[j] * scale - l->b[j]) & ~LINE) | line);
-    two = min4(two, max4(value, one));
-    one = min4(one, value);
+    look_at(&a, l->a[j] * scale - l->b[j], line);
+    look_at(&b, l->a[j] * other - l->b[j], line);
   }
-  *first = one, *second = two;
-}
-
-/* The neighbours that are clearly the best ones at two scales: 1 if they are the same one, which `found` then is. */
-INLINE int same_winner(const lines *l, float scale, float other, f4 tolerance, unsigned *found) {
-  f4 a1, a2, b1, b2;
-  least_two(l, scale, &a1, &a2);
-  least_two(l, other, &b1, &b2);
-  f4 low = __builtin_shufflevector(a1, b1, 0, 1, 4, 5), high = __builtin_shufflevector(a1, b1, 2, 3, 6, 7);
-  f4 second = min4(__builtin_shufflevector(a2, b2, 0, 1, 4, 5), __builtin_shufflevector(a2, b2, 2, 3, 6, 7));
-  f4 first = min4(low, high);
-  second = min4(second, max4(low, high));
-  f4 first_turned = __builtin_shufflevector(first, first, 1, 0, 3, 2);
-  second = min4(min4(second, __builtin_shufflevector(second, second, 1, 0, 3, 2)), max4(first, first_turned));
-  first = min4(first, first_turned);
-  *found = ((u4)first)[0] & LINE;
-  return *found == (((u4)first)[2] & LINE) && wasm_i32x4_all_true((v128_t)(second * (1 - DOUBT) - first > tolerance));
-}
-
-/* Trials of one point that is no entry, where not one neighbour is clearly the best in the first and in the last. */
-static __attribute__((noinline)) void search_apart(const iq3_type *t, const lines *l, const iq3_values *v, int k,
-                                                   iq3_trials *s, int first, int last, f4 tolerance) {
-  int place = t->points[s->points[k][first]];
-  const uint32_t *list = t->lists + (~place >> 4) * 4;
-  while (first <= last) {
-    unsigned winner, other;
-    if (!same_winner(l, s->scale[first], s->scale[first], tolerance, &winner)) {
-      s->words[k][first] = best_neighbour(t, place, v->x + k * 4, v->root + k * 4, s->scale[first]);
-      first++;
-      continue;
-    }
-    int known = first;
-    for (int beyond = last + 1; beyond - known > 1;) {
-      int middle = (known + beyond) / 2;
-      if (same_winner(l, s->scale[first], s->scale[middle], tolerance, &other)) known = middle;
-      else beyond = middle;
-    }
-    fill_words(s->words[k], first, known, list[winner]);
-    first = known + 1;
-  }
+  return winners(a, b, tolerance, found, found_other);
 }
 
 /* Trials of one point that is no entry. */
-INLINE void search_run(const iq3_type *t, const iq3_values *v, int k, iq3_trials *s, int first, int last, int place) {
+typedef struct {
+  const iq3_type *t;
+  const iq3_values *v;
+  iq3_trials *s;
   lines l;
-  const float *x = v->x + k * 4, *root = v->root + k * 4;
-  const uint32_t *list = t->lists + (~place >> 4) * 4;
-  draw_lines(&l, list, ~place & 15, x, root);
+  const uint32_t *list;
+  f4 tolerance;
+  float max;
+  int k;
+} run;
+
+/* One trial after the other, where neighbours are nearly as good as one another. */
+static __attribute__((noinline)) void search_each(const run *r, int first, int last) {
+  const float *x = r->v->x + r->k * 4, *root = r->v->root + r->k * 4;
+  for (int i = first; i <= last; i++)
+    r->s->words[r->k][i] = best_neighbour(r->t, r->t->points[r->s->points[r->k][i]], x, root, r->s->scale[i]);
+}
+
+/* Trials between two whose best neighbours are known: where these differ, it is looked about where their lines cross. */
+static void search_between(const run *r, int first, int last, unsigned winner, unsigned next) {
+  uint32_t *words = r->s->words[r->k];
+  while (winner != next && last - first > 1) {
+    unsigned before, after;
+    const lines *l = &r->l;
+    float a = ((const float *)l->a)[winner] - ((const float *)l->a)[next];
+    float b = ((const float *)l->b)[winner] - ((const float *)l->b)[next];
+    float place = (r->max * a / b - TOP) * 5 + (float)(r->t->trials >> 1);
+    int i = !(place > (float)first) ? first : place < (float)(last - 1) ? (int)place : last - 1;
+    if (!two_winners(l, r->s->scale[i], r->s->scale[i + 1], r->tolerance, &before, &after)) return search_each(r, first, last);
+    search_between(r, first, i, winner, before);
+    first = i + 1, winner = after;
+  }
+  fill_words(words, first, last, r->list[next]);
+  words[first] = r->list[winner];
+}
+
+/* All trials of a point that is no entry. */
+INLINE void search_run(run *r, int first, int last, int place) {
+  const float *x = r->v->x + r->k * 4, *root = r->v->root + r->k * 4;
   f4 c = load4(root) * load4(x) * load4(x);
   c += __builtin_shufflevector(c, c, 2, 3, 0, 1);
   c += __builtin_shufflevector(c, c, 1, 0, 3, 2);
   /* Of numbers so small that they lose bits nothing is clear. */
-  f4 tolerance = pick4(c >= 0x1p-70f, 2 * DOUBT * c * s->inverse[last], splat4(INFINITE));
-  unsigned winner;
-  if (same_winner(&l, s->scale[first], s->scale[last], tolerance, &winner))
-    fill_words(s->words[k], first, last, list[winner]);
-  else
-    search_apart(t, &l, v, k, s, first, last, tolerance);
+  r->tolerance = pick4(c >= 0x1p-70f, 2 * DOUBT * c * r->s->inverse[last], splat4(INFINITE));
+  r->list = r->t->lists + (~place >> 4) * 4;
+  least_two one, two;
+  draw_lines(&r->l, r->list, ~place & 15, x, root, r->s->scale[first], r->s->scale[last], &one, &two);
+  unsigned winner, next;
+  if (!winners(one, two, r->tolerance, &winner, &next)) search_each(r, first, last);
+  else if (winner == next) fill_words(r->s->words[r->k], first, last, r->list[winner]);
+  else search_between(r, first, last, winner, next);
 }
 
 /* The fits of n fours of trials. */
@@ -295,6 +329,7 @@ INLINE void fit_trials(const iq3_values *v, iq3_trials *s, int at, const int n) 
 /* All trials side by side, for values within bounds. */
 INLINE void search_fast(const iq3_type *t, const iq3_values *v, float max, fitted *f, const int trials) {
   iq3_trials s;
+  run r = {.t = t, .v = v, .s = &s, .max = max};
   const int padded = (trials + 7) & ~7;
   for (int i = 0; i < padded; i += 4) {
     f4 inverse = load4(t->tops + i) / max;
@@ -304,10 +339,11 @@ INLINE void search_fast(const iq3_type *t, const iq3_values *v, float max, fitte
   for (int k = 0; k < GROUPS; k++) {
     find_points(s.inverse, v->x + k * 4, s.points[k], padded);
     uint32_t ends = last_trials(s.points[k], trials);
+    r.k = k;
     for (int first = 0; ends; ends &= ends - 1) {
       int last = __builtin_ctz(ends), point = s.points[k][first], place = t->points[point];
       if (place >= 0) fill_words(s.words[k], first, last, word_of((unsigned)point));
-      else search_run(t, v, k, &s, first, last, place);
+      else search_run(&r, first, last, place);
       first = last + 1;
     }
   }

@@ -63,8 +63,8 @@ const QUANTISE_SPEED: { readonly [D in DType]?: number } = {
   q6_k: 170e6,
   iq4_nl: 90e6,
   iq4_xs: 90e6,
-  iq3_s: 2e6,
-  iq3_xxs: 2e6,
+  iq3_s: 17e6,
+  iq3_xxs: 12e6,
   mxfp4: 400e6,
   tq1_0: 500e6,
   tq2_0: 1e9,
@@ -82,8 +82,8 @@ const WEIGHTED_SPEED: { readonly [D in DType]?: number } = {
   q6_k: 150e6,
   iq4_nl: 80e6,
   iq4_xs: 80e6,
-  iq3_s: 2e6,
-  iq3_xxs: 2e6,
+  iq3_s: 17e6,
+  iq3_xxs: 12e6,
 }
 const CAST_SPEED = 1.5e9
 
