@@ -50,6 +50,8 @@ __attribute__((export_name("convert"))) int convert(int from, int to, const uint
     case MXFP4: return quantize((enum type)from, in, out, n, quantize_mxfp4, 32, 17);
     case TQ1_0: return quantize((enum type)from, in, out, n, quantize_tq1_0, 256, 54);
     case TQ2_0: return quantize((enum type)from, in, out, n, quantize_tq2_0, 256, 66);
+    case IQ1_M: return quantize((enum type)from, in, out, n, quantize_iq1_m, 256, 56);
+    case IQ2_S: return quantize((enum type)from, in, out, n, quantize_iq2_s, 256, 82);
     default: return to <= BF16 ? cast((enum type)from, (enum type)to, in, out, n) : UNSUPPORTED;
   }
 }
@@ -110,6 +112,11 @@ __attribute__((export_name("convert_weighted"))) int convert_weighted(int from, 
     case IQ4_XS: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq4_xs, 256, 136);
     case IQ3_XXS: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq3_xxs, 256, 98);
     case IQ3_S: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq3_s, 256, 110);
+    case IQ1_S: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq1_s, 256, 50);
+    case IQ1_M: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq1_m, 256, 56);
+    case IQ2_XXS: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq2_xxs, 256, 66);
+    case IQ2_XS: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq2_xs, 256, 74);
+    case IQ2_S: return weighted_rows((enum type)from, in, out, n, importance, columns, weighted_iq2_s, 256, 82);
     default: return UNSUPPORTED;
   }
 }

@@ -52,6 +52,8 @@ int quantize_iq3_s(const float *x, uint8_t *out, int n);
 int quantize_mxfp4(const float *x, uint8_t *out, int n);
 int quantize_tq1_0(const float *x, uint8_t *out, int n);
 int quantize_tq2_0(const float *x, uint8_t *out, int n);
+int quantize_iq1_m(const float *x, uint8_t *out, int n);
+int quantize_iq2_s(const float *x, uint8_t *out, int n);
 
 /* The same with an importance for each element; sigma2 is the mean square of the whole row, which few types look at. */
 int weighted_q4_0(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
@@ -67,6 +69,11 @@ int weighted_iq4_nl(const float *x, uint8_t *out, int n, const float *importance
 int weighted_iq4_xs(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
 int weighted_iq3_xxs(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
 int weighted_iq3_s(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
+int weighted_iq1_s(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
+int weighted_iq1_m(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
+int weighted_iq2_xxs(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
+int weighted_iq2_xs(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
+int weighted_iq2_s(const float *x, uint8_t *out, int n, const float *importance, float sigma2);
 
 int dequantize(enum type from, const uint8_t *in, float *out, int n);
 

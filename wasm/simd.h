@@ -29,6 +29,7 @@ typedef uint8_t c16 __attribute__((vector_size(16)));
 
 /* Loads and stores at any address. */
 typedef float f4_any __attribute__((vector_size(16), aligned(1)));
+typedef int32_t i4_any __attribute__((vector_size(16), aligned(1), may_alias));
 typedef h8 h8_any __attribute__((aligned(1)));
 typedef c16 c16_any __attribute__((aligned(1)));
 typedef uint32_t u32_any __attribute__((aligned(1), may_alias));

@@ -68,6 +68,13 @@ export function takesImportance(dtype: DType): boolean {
   return DTYPES[dtype].kind === 'quant' && !IGNORES_IMPORTANCE.has(dtype)
 }
 
+const REQUIRES_IMPORTANCE: ReadonlySet<DType> = new Set<DType>(['iq1_s', 'iq2_xxs', 'iq2_xs'])
+
+/** Whether there is no quantising to this type without an importance matrix, as in ggml. */
+export function requiresImportance(dtype: DType): boolean {
+  return REQUIRES_IMPORTANCE.has(dtype)
+}
+
 /** Number of elements of a shape; `[]` is a scalar, one element. Throws RangeError beyond 2^53. */
 export function elementCount(shape: readonly number[]): number {
   let count = 1

@@ -3,7 +3,7 @@
  * kind that has an own path somewhere: plain, of mixed scale, ties, zeros of both signs, one sign only, nearly equal,
  * subnormal. A few KiB an op.
  */
-import { bytesOf, DTYPES } from '../core/dtype.ts'
+import { bytesOf, DTYPES, requiresImportance } from '../core/dtype.ts'
 import type { Backend, Importance, KernelOp } from './backend.ts'
 import { describeOp } from './check.ts'
 import { ENCODE } from './reference/float.ts'
@@ -36,9 +36,16 @@ const BLOCK_TYPES = [
   'mxfp4',
   'tq1_0',
   'tq2_0',
+  'iq1_m',
+  'iq2_s',
 ] as const
+/** The types that values cannot become without an importance matrix. */
+const ONLY_WEIGHTED_TYPES = ['iq1_s', 'iq2_xxs', 'iq2_xs'] as const
 /** The types that take an importance matrix. */
-const WEIGHTED_TYPES = BLOCK_TYPES.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'].includes(type))
+const WEIGHTED_TYPES = [
+  ...BLOCK_TYPES.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'].includes(type)),
+  ...ONLY_WEIGHTED_TYPES,
+]
 
 /**
  * The ops that every backend may have: casts among the three common float types, quantising, by importance too, and
@@ -47,7 +54,7 @@ const WEIGHTED_TYPES = BLOCK_TYPES.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 
 export const COMMON_OPS: readonly KernelOp[] = [
   ...FLOATS.flatMap((from) => [...FLOATS, ...BLOCK_TYPES].map((to): KernelOp => ({ kind: 'cast', from, to }))),
   ...FLOATS.flatMap((from) => WEIGHTED_TYPES.map((to): KernelOp => ({ kind: 'cast', from, to, weighted: true }))),
-  ...BLOCK_TYPES.map((from): KernelOp => ({ kind: 'cast', from, to: 'f32' })),
+  ...[...BLOCK_TYPES, ...ONLY_WEIGHTED_TYPES].map((from): KernelOp => ({ kind: 'cast', from, to: 'f32' })),
 ]
 
 /** Pseudo-random numbers in [0, 1): a 32-bit counter, scrambled. */
@@ -103,7 +110,8 @@ async function goldenInput(reference: Backend, op: KernelOp): Promise<Uint8Array
   if (op.from === 'f32') return bytes
   const encode = ENCODE[op.from]
   if (DTYPES[op.from].kind === 'quant') {
-    const made = await run(reference, { kind: 'cast', from: 'f32', to: op.from }, bytes, values.length)
+    const weighted = requiresImportance(op.from)
+    const made = await run(reference, { kind: 'cast', from: 'f32', to: op.from, weighted }, bytes, values.length)
     if (typeof made !== 'number') return made
   }
   const encoded = new Uint8Array(bytesOf(op.from, values.length))

@@ -8,7 +8,7 @@ import { createWasmBackend } from '../../src/kernels/wasm/index.ts'
 import { bundleNodeWorker } from '../setup/bundle-node-worker.ts'
 
 export const FLOATS: readonly DType[] = ['f32', 'f16', 'bf16']
-/** The block types that there are kernels for. */
+/** The block types that values can become as they are. */
 export const BLOCKS: readonly DType[] = [
   'q8_0',
   'q4_0',
@@ -27,13 +27,18 @@ export const BLOCKS: readonly DType[] = [
   'mxfp4',
   'tq1_0',
   'tq2_0',
+  'iq1_m',
+  'iq2_s',
 ]
 /** Those whose values are entries of grids. */
 export const GRIDS: readonly DType[] = ['iq1_s', 'iq1_m', 'iq2_xxs', 'iq2_xs', 'iq2_s', 'iq3_xxs', 'iq3_s']
-/** The block types that there are kernels only to read for. */
-export const READ_ONLY: readonly DType[] = GRIDS.filter((type) => !BLOCKS.includes(type))
-/** Those of the first that take an importance matrix. */
-export const WEIGHTED: readonly DType[] = BLOCKS.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'].includes(type))
+/** Those that values cannot become without an importance matrix. */
+export const ONLY_WEIGHTED: readonly DType[] = GRIDS.filter((type) => !BLOCKS.includes(type))
+/** Those that take an importance matrix. */
+export const WEIGHTED: readonly DType[] = [
+  ...BLOCKS.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'].includes(type)),
+  ...ONLY_WEIGHTED,
+]
 
 export const reference = createReferenceBackend()
 

@@ -3,7 +3,7 @@ import { bytesOf, DTYPES, type DType } from '../../src/core/dtype.ts'
 import type { Backend } from '../../src/kernels/backend.ts'
 import { CODECS } from '../../src/kernels/reference/index.ts'
 import { noGgml, startGgml, type Ggml } from '../oracle/ggml.ts'
-import { bytesView, convert, expectSameBytes, GRIDS, READ_ONLY, reference, run, wasm } from './backends.ts'
+import { bytesView, convert, expectSameBytes, GRIDS, reference, run, wasm } from './backends.ts'
 import { distributions, importances, randoms } from './distributions.ts'
 
 /** So many random blocks name each of a grid's 2048 entries some thirty times. */
@@ -93,16 +93,6 @@ for (const type of GRIDS) {
       expect((await run(reference, type, type, blocks, 256 * 9)).output).toEqual(
         blocks.subarray(0, bytesOf(type, 256 * 9)),
       )
-    }
-  })
-
-  test.skipIf(!READ_ONLY.includes(type))(`${type}: what cannot be written is said to be so`, () => {
-    for (const [, backend] of backends) {
-      for (const weighted of [false, true]) {
-        const op = { kind: 'cast', from: 'f32', to: type, weighted } as const
-        expect(backend.speed(op)).toBe(0)
-        expect(() => backend.prepare(op)).toThrow(expect.objectContaining({ code: 'unsupported' }))
-      }
     }
   })
 }

@@ -57,8 +57,13 @@ export const WRITABLE: ReadonlySet<WeightType> = new Set<WeightType>([
   'iq3_s',
   'iq3_xxs',
   'q2_k',
+  'iq2_s',
+  'iq2_xs',
+  'iq2_xxs',
   'tq2_0',
+  'iq1_m',
   'tq1_0',
+  'iq1_s',
 ])
 
 const BY_NAME = new Map(ggmlTypes().map((type) => [type.name.toLowerCase(), type]))

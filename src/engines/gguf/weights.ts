@@ -1,4 +1,4 @@
-import { dtypeInfo, elementCount, takesImportance, type DType } from '../../core/dtype.ts'
+import { dtypeInfo, elementCount, requiresImportance, takesImportance, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
 import { cast, literalF32, type Recipe } from '../../core/tensor.ts'
@@ -34,8 +34,8 @@ export function typeWeights(
     if (free === undefined) noteChoice(name, recipe.shape, choice, findings)
     const dtype = free ?? writable(choice.type, name)
     const importance = importances === null ? null : importanceFor(tensor, dtype, importances)
-    if (importance === null && free === undefined && choice.needsImportance && recipe.dtype !== dtype)
-      throw importanceNeeded(name, choice.type, importances)
+    const needed = requiresImportance(dtype) || (free === undefined && choice.needsImportance)
+    if (importance === null && needed && recipe.dtype !== dtype) throw importanceNeeded(name, choice.type, importances)
     if (importance !== null) weighted++
     else if (takesImportance(dtype) && recipe.dtype !== dtype) lacking.push(name)
     return { name, recipe: converted(recipe, dtype, importance) }

@@ -96,6 +96,8 @@ const SPEED: { readonly [D in DType]?: number } = {
   iq3_xxs: 0.1e6,
   iq3_s: 0.1e6,
   mxfp4: 5e6,
+  iq1_m: 0.06e6,
+  iq2_s: 0.06e6,
   tq1_0: 15e6,
   tq2_0: 15e6,
 }

@@ -65,6 +65,8 @@ const QUANTISE_SPEED: { readonly [D in DType]?: number } = {
   iq4_xs: 90e6,
   iq3_s: 17e6,
   iq3_xxs: 12e6,
+  iq1_m: 10e6,
+  iq2_s: 10e6,
   mxfp4: 400e6,
   tq1_0: 500e6,
   tq2_0: 1e9,
@@ -84,6 +86,11 @@ const WEIGHTED_SPEED: { readonly [D in DType]?: number } = {
   iq4_xs: 80e6,
   iq3_s: 17e6,
   iq3_xxs: 12e6,
+  iq1_s: 10e6,
+  iq1_m: 10e6,
+  iq2_xxs: 10e6,
+  iq2_xs: 4e6,
+  iq2_s: 10e6,
 }
 const CAST_SPEED = 1.5e9
 

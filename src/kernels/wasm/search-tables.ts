@@ -6,7 +6,10 @@
 import type { DType } from '../../core/dtype.ts'
 import type { GridMap } from '../reference/grid-neighbours.ts'
 import { searchS, searchXxs } from '../reference/iq3.ts'
+import { IQ1_MAP } from '../reference/iq1.ts'
+import { IQ2_MAPS } from '../reference/iq2.ts'
 import type { WasmArena } from './arena.ts'
+import { eightsTables } from './eights-tables.ts'
 import { iq3Tables } from './iq3-tables.ts'
 import type { WasmMemory } from './module.ts'
 
@@ -21,10 +24,17 @@ export function plainTables({ entries, neighbours }: GridMap): readonly ArrayBuf
   return [entries, neighbours]
 }
 
+const iq1 = (): readonly ArrayBufferView[] => eightsTables(IQ1_MAP())
+
 /** The types that are searched in tables: the place of the address, and the tables. */
 const SEARCHES: { readonly [D in DType]?: { readonly slot: number; readonly make: Make } } = {
   iq3_xxs: { slot: 5, make: () => iq3Tables(searchXxs()) },
   iq3_s: { slot: 6, make: () => iq3Tables(searchS()) },
+  iq1_s: { slot: 0, make: iq1 },
+  iq1_m: { slot: 1, make: iq1 },
+  iq2_xxs: { slot: 2, make: () => eightsTables(IQ2_MAPS[0]()) },
+  iq2_xs: { slot: 3, make: () => eightsTables(IQ2_MAPS[1]()) },
+  iq2_s: { slot: 4, make: () => eightsTables(IQ2_MAPS[2]()) },
 }
 
 /** The tables in one memory. */
