@@ -119,7 +119,7 @@ function search(
   const d = whole ? f32(max / TOP_FACTOR) : NaN
   const inverse = f32(1 / d)
   const code = (scale: number): number => clamp(nearestInt(f32(0.5 * f32(f32(inverse * scale) - 1))), 0, TOP_SCALE)
-  const empty = max === 0
+  const empty = whole && max === 0
   return { subs, codes: subs.map((found) => (empty ? 0 : code(found?.scale ?? 0))), d, empty }
 }
 
