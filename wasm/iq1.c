@@ -237,7 +237,7 @@ INLINE int search_block(block *b, const float *x, const float *importance, const
     if (!is_finite(b->scale[j])) return 0;
     max = max > b->scale[j] ? max : b->scale[j];
   }
-  b->d = max / TOP_FACTOR;
+  b->d = max == 0 ? 0.f : max / TOP_FACTOR;
   float inverse = 1 / b->d;
   for (int j = 0; j < subs; j++) {
     int l = nearest_int(0.5f * (inverse * b->scale[j] - 1));

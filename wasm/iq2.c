@@ -214,7 +214,7 @@ INLINE int finish_scales(block *b, const int subs) {
     if (!is_finite(b->scale[j])) return 0;
     max = max > b->scale[j] ? max : b->scale[j];
   }
-  b->d = max / TOP_FACTOR;
+  b->d = max == 0 ? 0.f : max / TOP_FACTOR;
   float inverse = 1 / b->d;
   for (int j = 0; j < subs; j++) {
     int l = nearest_int(0.5f * (inverse * b->scale[j] - 1));

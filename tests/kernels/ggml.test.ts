@@ -25,6 +25,8 @@ const COLUMNS = 256 * 7
 const MATRIX = COLUMNS * 5
 /** The importances that the reference too is tested with here; elsewhere WASM is compared with it. */
 const REFERENCE_KINDS = new Set(['half of them zero', 'of all magnitudes'])
+/** ggml alone takes half a minute to make its tables for the grids of IQ1 and IQ2_S. */
+const MODEL_MS = 900_000
 /** What ggml makes Inf of, our kernels refuse; that is tested elsewhere. */
 const F16_MAX = 65504
 
@@ -169,6 +171,7 @@ describe.skipIf(noGgml !== null)('bytes equal to ggml', () => {
         expect(floats.every((value) => Math.abs(value) <= F16_MAX)).toBe(true)
       }
     },
+    MODEL_MS,
   )
 })
 

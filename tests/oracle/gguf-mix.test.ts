@@ -32,6 +32,10 @@ const QUANTISED = MIXES.filter((mix) => mix.id !== 'f32' && isOffered(mix))
 /** Those that may need importances: the rules decide by the tensors that a model has. */
 const SMALLEST = /^(iq[123]|q2_k_s$)/
 
+/** In each process ggml makes its tables for their grids anew: 2 to 15 s. */
+const SLOW_TABLES = /^iq[12]/
+const TABLES_MS = 900_000
+
 const title = `Mixtures against llama_model_quantize${noLlama === null ? '' : ` (${noLlama})`}`
 
 describe.skipIf(noLlama !== null)(title, () => {
@@ -72,24 +76,34 @@ describe.skipIf(noLlama !== null)(title, () => {
       ['main', 'gguf'],
       ['main', 'legacy'],
       ['mixtral', 'gguf'],
-    ] as const)('%s: every type with the importances of a %s file, byte by byte', async (model, form) => {
-      const source = await convertByProduct(api, model, 'f32', folder.path)
-      const made = await importancesFor(source)
-      const bytes = writeImatrix(made, form)
-      const imatrix = path.join(folder.path, 'importances.json')
-      const read = await readImatrix(bytes, 'made-up')
-      const floats = [...read.entries].map(([name, { sums, counts }]) => {
-        const columns = sums.length / counts.length
-        return [name, Array.from(sums, (sum, i) => Math.fround(sum / (counts[Math.floor(i / columns)] || 1)))] as const
-      })
-      await writeFile(imatrix, JSON.stringify(Object.fromEntries(floats)))
-      for (const { id, fileType } of QUANTISED) {
-        const ours = await convertByProduct(api, model, id, folder.path, { imatrix: { name: 'made-up', bytes } })
-        const theirs = path.join(folder.path, 'theirs.gguf')
-        await llamaQuantize(source, theirs, fileType, 1, { imatrix })
-        await expectSameTensors(ours, theirs)
-      }
-    })
+    ] as const)(
+      '%s: every type with the importances of a %s file, byte by byte',
+      { timeout: TABLES_MS },
+      async (model, form) => {
+        const source = await convertByProduct(api, model, 'f32', folder.path)
+        const made = await importancesFor(source)
+        const bytes = writeImatrix(made, form)
+        const imatrix = path.join(folder.path, 'importances.json')
+        const read = await readImatrix(bytes, 'made-up')
+        const floats = [...read.entries].map(([name, { sums, counts }]) => {
+          const columns = sums.length / counts.length
+          return [
+            name,
+            Array.from(sums, (sum, i) => Math.fround(sum / (counts[Math.floor(i / columns)] || 1))),
+          ] as const
+        })
+        await writeFile(imatrix, JSON.stringify(Object.fromEntries(floats)))
+        // the form changes the importances, not how a type takes them
+        for (const { id, fileType } of form === 'gguf'
+          ? QUANTISED
+          : QUANTISED.filter((mix) => !SLOW_TABLES.test(mix.id))) {
+          const ours = await convertByProduct(api, model, id, folder.path, { imatrix: { name: 'made-up', bytes } })
+          const theirs = path.join(folder.path, 'theirs.gguf')
+          await llamaQuantize(source, theirs, fileType, 1, { imatrix })
+          await expectSameTensors(ours, theirs)
+        }
+      },
+    )
 
     test('types by pattern, of output and embedding, byte by byte', async () => {
       const source = await convertByProduct(api, 'main', 'f32', folder.path)

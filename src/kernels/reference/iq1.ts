@@ -145,7 +145,8 @@ function search(
     find(x.subarray(j * sub, (j + 1) * sub), weights.subarray(j * sub, (j + 1) * sub)),
   )
   let max = 0
-  for (const found of subs) if (found !== null) max = max > found.scale ? max : found.scale
+  // Not -0 where a scale is: of that nothing is stored.
+  for (const found of subs) if (found !== null && found.scale !== 0) max = max > found.scale ? max : found.scale
   const whole = Number.isFinite(sumSquares(x)) && subs.every((found) => Number.isFinite(found?.scale ?? 0))
   const d = whole ? f32(max / TOP_FACTOR) : NaN
   const inverse = f32(1 / d)
