@@ -42,6 +42,7 @@ export function loadGgml() {
   const quantizeChunk = lib.func(
     'size_t ggml_quantize_chunk(int type, void *src, void *dst, int64_t start, int64_t rows, int64_t perRow, void *imatrix)',
   )
+  const validate = lib.func('bool ggml_validate_row_data(int type, void *data, size_t bytes)')
   const row = (name) => lib.func(`void ${name}(void *x, void *y, int64_t n)`)
   const rows = {
     f16: row('ggml_fp32_to_fp16_row'),
@@ -63,6 +64,10 @@ export function loadGgml() {
         quantizeChunk(number, values, out, 0, values.length / perRow, perRow, importance)
       }
       return out
+    },
+    /** Whether bytes of a type, by its number, hold no scale or value that is NaN or infinite. */
+    valid(number, bytes) {
+      return validate(number, bytes, bytes.length)
     },
     /** A type's bytes as f32 values. */
     decode(type, bytes, into) {

@@ -6,20 +6,54 @@ const SAMPLED_ROWS = 5
 /** Of a row, so that the longest of them costs no more than a page or two. */
 const SAMPLED_BYTES = 64 * 1024
 
-/** Byte offsets of the f16 scales within a block, by ggml's name of the type. */
-const SCALES: ReadonlyMap<string, readonly number[]> = new Map([
-  ['q4_0', [0]],
-  ['q4_1', [0, 2]],
-  ['q5_0', [0]],
-  ['q5_1', [0, 2]],
-  ['q8_0', [0]],
-  ['q2_K', [80, 82]],
-  ['q3_K', [108]],
-  ['q4_K', [0, 2]],
-  ['q5_K', [0, 2]],
-  ['q6_K', [208]],
-  ['iq4_nl', [0]],
-  ['iq4_xs', [0]],
+/** Whether a number at some offset is NaN or infinite. */
+type Test = (view: DataView, at: number) => boolean
+
+const badF16: Test = (view, at) => (view.getUint16(at, true) & 0x7c00) === 0x7c00
+const badBf16: Test = (view, at) => (view.getUint16(at, true) & 0x7f80) === 0x7f80
+const badF32: Test = (view, at) => !Number.isFinite(view.getFloat32(at, true))
+const badF64: Test = (view, at) => !Number.isFinite(view.getFloat64(at, true))
+/** An exponent alone, whose greatest value means NaN. */
+const badE8M0: Test = (view, at) => view.getUint8(at) === 0xff
+/** An f16 in the high four bits of four 16-bit words, the lowest ones first: its exponent lies in the last two. */
+const badNibbles: Test = (view, at) =>
+  (view.getUint8(at + 5) & 0xc0) === 0xc0 && (view.getUint8(at + 7) & 0x70) === 0x70
+
+/**
+ * What in a block cannot be just any bits, by ggml's name of the type: byte offsets of scales or values, as
+ * `ggml_validate_row_data` looks at them.
+ */
+const NUMBERS: ReadonlyMap<string, readonly [Test, ...offsets: number[]]> = new Map([
+  ['f16', [badF16, 0]],
+  ['bf16', [badBf16, 0]],
+  ['f32', [badF32, 0]],
+  ['f64', [badF64, 0]],
+  ['q1_0', [badF16, 0]],
+  ['q2_0', [badF16, 0]],
+  ['q4_0', [badF16, 0]],
+  ['q4_1', [badF16, 0, 2]],
+  ['q5_0', [badF16, 0]],
+  ['q5_1', [badF16, 0, 2]],
+  ['q8_0', [badF16, 0]],
+  ['q8_1', [badF16, 0, 2]],
+  ['q2_K', [badF16, 80, 82]],
+  ['q3_K', [badF16, 108]],
+  ['q4_K', [badF16, 0, 2]],
+  ['q5_K', [badF16, 0, 2]],
+  ['q6_K', [badF16, 208]],
+  ['q8_K', [badF32, 0]],
+  ['iq1_s', [badF16, 0]],
+  ['iq1_m', [badNibbles, 48]],
+  ['iq2_xxs', [badF16, 0]],
+  ['iq2_xs', [badF16, 0]],
+  ['iq2_s', [badF16, 0]],
+  ['iq3_xxs', [badF16, 0]],
+  ['iq3_s', [badF16, 0]],
+  ['iq4_nl', [badF16, 0]],
+  ['iq4_xs', [badF16, 0]],
+  ['tq1_0', [badF16, 52]],
+  ['tq2_0', [badF16, 64]],
+  ['mxfp4', [badE8M0, 0]],
 ])
 
 /** What a look at some rows of a tensor showed. */
@@ -53,24 +87,11 @@ export async function sampleTensor(source: Source, tensor: GgufTensor): Promise<
   return { badOffset: null, allZero: allZero && rows > 0 }
 }
 
-/** Offset of the first number in a run of blocks that is not finite; null if all are, or the type is not known. */
+/** Offset of the first number in a run of blocks that is not finite; null if all are, or may be any bits. */
 function firstBad(view: DataView, type: string, bytes: number): number | null {
-  const bad = BAD_SCALAR.get(type)
-  const offsets = bad === undefined ? SCALES.get(type) : [0]
-  if (offsets === undefined) return null
-  const test = bad ?? badF16
+  const [test, ...offsets] = NUMBERS.get(type) ?? []
+  if (test === undefined) return null
   for (let block = 0; block < view.byteLength; block += bytes)
     for (const offset of offsets) if (test(view, block + offset)) return block + offset
   return null
 }
-
-function badF16(view: DataView, at: number): boolean {
-  return (view.getUint16(at, true) & 0x7c00) === 0x7c00
-}
-
-const BAD_SCALAR: ReadonlyMap<string, (view: DataView, at: number) => boolean> = new Map([
-  ['f16', badF16],
-  ['bf16', (view: DataView, at: number) => (view.getUint16(at, true) & 0x7f80) === 0x7f80],
-  ['f32', (view: DataView, at: number) => !Number.isFinite(view.getFloat32(at, true))],
-  ['f64', (view: DataView, at: number) => !Number.isFinite(view.getFloat64(at, true))],
-])
