@@ -4,7 +4,6 @@
  * wasm/search.h.
  */
 import type { DType } from '../../core/dtype.ts'
-import type { GridMap } from '../reference/grid-neighbours.ts'
 import { searchS, searchXxs } from '../reference/iq3.ts'
 import { IQ1_MAP } from '../reference/iq1.ts'
 import { IQ2_MAPS } from '../reference/iq2.ts'
@@ -18,11 +17,6 @@ const SEARCHES_AT = 2 * 65536 - 64
 
 /** What a type needs, piece after piece without a gap. */
 type Make = () => readonly ArrayBufferView[]
-
-/** A map as it is: `SEARCH_POINTS` entries as int32, then the neighbours as uint16. */
-export function plainTables({ entries, neighbours }: GridMap): readonly ArrayBufferView[] {
-  return [entries, neighbours]
-}
 
 const iq1 = (): readonly ArrayBufferView[] => eightsTables(IQ1_MAP())
 
