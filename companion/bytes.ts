@@ -1,21 +1,21 @@
 import { constants } from 'node:fs'
-import { lstat, mkdir, open, readdir, rename, rm, rmdir, stat, statfs, type FileHandle } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
-import { checkOffset, comparePaths, isUnlisted, splitPath } from '../src/api/paths.ts'
+import { lstat, mkdir, open, rename, rm, rmdir, statfs, type FileHandle } from 'node:fs/promises'
+import { dirname, join, resolve } from 'node:path'
+import { checkOffset, splitPath } from '../src/api/paths.ts'
 import {
-  MAX_FOLDER_FILES,
   PART_SUFFIX,
   REPLACEMENT_SUFFIX,
   type CreateOptions,
   type FileEntry,
-  type Folder,
   type OutputFolder,
   type Sink,
-  type Source,
 } from '../src/core/bytes.ts'
 import { AppError, throwIfAborted } from '../src/core/errors.ts'
-import { errnoOf, readError, writeError } from './errors.ts'
-import { IO_BYTES, openSource } from './source.ts'
+import { errnoOf, writeError } from './errors.ts'
+import { folderName, ignoreMissing, NodeFolder } from './folder.ts'
+import { IO_BYTES } from './source.ts'
+
+export { openPath } from './folder.ts'
 
 /** Files being written by this process, by the absolute path of their unfinished name. */
 const writing = new Set<string>()
@@ -23,114 +23,10 @@ const writing = new Set<string>()
 /** Replacements under way, by absolute path: they share a temporary name, so they take turns. */
 const replacing = new Map<string, Promise<void>>()
 
-/** Opens a folder, or a single file as a folder of one, for reading. Throws `missing-file`, `source-lost`. */
-export async function openPath(path: string): Promise<Folder> {
-  const root = resolve(path)
-  try {
-    const stats = await stat(root)
-    if (stats.isDirectory()) return new NodeFolder(root, folderName(root))
-    if (stats.isFile()) return new SingleFile(root)
-  } catch (error) {
-    throw readError(error, path, 'open')
-  }
-  throw new AppError('missing-file', `${path} is neither a file nor a folder`, {
-    where: { file: path },
-    hint: 'Give the folder of the model, or its file.',
-  })
-}
-
 /** Opens a folder for writing. It is made when the first file is. `prune`: empty folders are removed again. */
 export function openPathOutput(path: string, options: { readonly prune?: boolean } = {}): OutputFolder {
   const root = resolve(path)
   return new NodeOutput(root, folderName(root), options.prune ?? false)
-}
-
-/** The last part of the path; in the cache of the HuggingFace hub, where that is a commit, the repository's name. */
-function folderName(root: string): string {
-  const parent = dirname(root)
-  const repository = basename(dirname(parent))
-  if (basename(parent) === 'snapshots' && repository.startsWith('models--')) {
-    return repository.slice(repository.lastIndexOf('--') + 2)
-  }
-  return basename(root) || root
-}
-
-class SingleFile implements Folder {
-  readonly name: string
-  readonly #path: string
-  readonly #file: string
-
-  constructor(path: string) {
-    this.#path = path
-    this.#file = basename(path)
-    this.name = this.#file.replace(/(?<=.)\.[A-Za-z][A-Za-z0-9]*$/, '')
-  }
-
-  async list(): Promise<readonly FileEntry[]> {
-    try {
-      const stats = await stat(this.#path)
-      return [{ path: this.#file, size: stats.size, modified: stats.mtimeMs }]
-    } catch (error) {
-      throw readError(error, this.#file, 'read')
-    }
-  }
-
-  async open(path: string): Promise<Source> {
-    splitPath(path)
-    if (path === this.#file) return openSource(this.#path, path)
-    throw new AppError('missing-file', `${path} is not there: only ${this.#file} was given`, {
-      where: { file: path },
-      hint: 'Give the whole folder instead of one of its files.',
-    })
-  }
-}
-
-class NodeFolder implements Folder {
-  readonly name: string
-  protected readonly root: string
-
-  constructor(root: string, name: string) {
-    this.root = root
-    this.name = name
-  }
-
-  async list(): Promise<readonly FileEntry[]> {
-    const files: FileEntry[] = []
-    let seen = 0
-    // Links to files are followed (the hub's cache is made of them), links to folders are not: they can form a ring.
-    const walk = async (prefix: string): Promise<void> => {
-      const entries = await readdir(join(this.root, prefix), { withFileTypes: true })
-      seen += entries.length
-      if (seen > MAX_FOLDER_FILES) {
-        throw new AppError('not-a-model', `${this.name} has more than ${MAX_FOLDER_FILES} files`, {
-          hint: 'Choose the folder of one model.',
-        })
-      }
-      for (const entry of entries) {
-        const path = prefix + entry.name
-        if (entry.isDirectory()) {
-          if (!isUnlisted(`${path}/`)) await walk(`${path}/`)
-        } else if ((entry.isFile() || entry.isSymbolicLink()) && !isUnlisted(path)) {
-          const stats = await stat(join(this.root, path)).catch(ignoreMissing)
-          if (stats?.isFile() === true) files.push({ path, size: stats.size, modified: stats.mtimeMs })
-        }
-      }
-    }
-    try {
-      await walk('')
-    } catch (error) {
-      throw readError(error, this.name, 'read')
-    }
-    return files.sort(comparePaths)
-  }
-
-  async open(path: string): Promise<Source> {
-    return openSource(this.path(path), path)
-  }
-
-  protected path(path: string): string {
-    return join(this.root, ...splitPath(path))
-  }
 }
 
 class NodeOutput extends NodeFolder implements OutputFolder {
@@ -368,12 +264,6 @@ async function syncFolder(path: string): Promise<void> {
   const handle = await open(path, 'r').catch(() => null)
   await handle?.sync().catch(() => {})
   await handle?.close().catch(() => {})
-}
-
-function ignoreMissing(error: unknown): null {
-  const errno = errnoOf(error)
-  if (errno === 'ENOENT' || errno === 'ENOTDIR' || errno === 'ELOOP') return null
-  throw error
 }
 
 function busy(path: string): AppError {

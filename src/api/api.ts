@@ -265,10 +265,22 @@ export async function prepare(host: Host, request: ConvertRequest): Promise<Prep
   return { source, engine, options, plan, key: await planKey(host, plan) }
 }
 
-/** A plan of one file takes the name asked for; several files keep theirs, in a folder of that name. */
+/** How the parts of a split file are called: `STEM-00001-of-00003.gguf`. */
+const PART = /-\d{5}-of-\d{5}(\.[^./]+)$/
+
+/**
+ * A plan of one file takes the name asked for, and the parts of one file take its stem. Other files of several keep
+ * their names, in a folder of that name.
+ */
 function renamed(plan: CostedPlan, name: string | null): CostedPlan {
   const [only, ...others] = plan.files
   if (name === null || only === undefined) return plan
+  const ending = PART.exec(only.path)?.[1] ?? ''
+  const parts = plan.files.map(({ path }) => PART.exec(path))
+  if (ending !== '' && name.endsWith(ending) && parts.every((part) => part?.[1] === ending)) {
+    const stem = name.slice(0, PART.exec(name)?.index ?? -ending.length)
+    return { ...plan, files: plan.files.map((file, at) => ({ ...file, path: stem + (parts[at]?.[0] ?? '') })) }
+  }
   if (others.length > 0)
     return { ...plan, files: plan.files.map((file) => ({ ...file, path: `${name}/${file.path}` })) }
   const extension = /\.[^./]+$/.exec(only.path)?.[0] ?? ''

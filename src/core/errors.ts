@@ -25,6 +25,8 @@ export interface ErrorPlace {
   readonly file?: string
   readonly offset?: number
   readonly tensor?: string
+  /** All the files that are missing, by their paths, where it is known which. */
+  readonly missing?: readonly string[]
 }
 
 export interface ErrorDetails {

@@ -1,5 +1,14 @@
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { FormatInfo, Inspection, Matrix, PlanSummary, Target } from '../../src/api/wire.ts'
@@ -303,6 +312,31 @@ describe('convert', () => {
     expect(few.stderr.match(/^warning: /gm)).toHaveLength(3)
     expect(few.stderr).toContain('more of this kind (--verbose lists them)')
     expect(all.stderr.match(/^warning: /gm)?.length).toBeGreaterThan(10)
+  })
+
+  test('-o names the parts of a split file too, and a part stands for all that lie beside it', async () => {
+    tinyModel(folder)
+    const parts = (stem: string): string[] => [1, 2, 3].map((no) => `${stem}-0000${no}-of-00003.gguf`)
+    const split = ['--quant', 'q8_0', '--split-max-tensors', '7', '--json']
+    const made = async (...args: readonly string[]): Promise<string[]> => {
+      const { report } = JSON.parse((await run('convert', ...args)).stdout) as { report: Report }
+      return report.files.map(({ path: name }) => name)
+    }
+    expect(await made('tiny', 'gguf', ...split, '-o', 'a/mine.gguf')).toEqual(parts('mine'))
+    expect(listed(path.join(folder, 'a')).sort()).toEqual(parts('mine'))
+    expect(await made('tiny', 'gguf', ...split, '-o', 'b/x-00001-of-00009.gguf')).toEqual(parts('x'))
+    expect(await made('tiny', 'gguf', ...split)).toEqual(parts('tiny-gguf/tiny-Q8_0'))
+
+    writeFileSync(path.join(folder, 'a', 'other.gguf'), 'not one of them')
+    expect(await made('a/mine-00002-of-00003.gguf', 'gguf', '--quant', 'copy', '--json')).toEqual(['mine-copy.gguf'])
+    for (const name of parts('mine').slice(1)) rmSync(path.join(folder, 'a', name))
+    const alone = path.join('a', 'mine-00001-of-00003.gguf')
+    const { code, stdout, stderr } = await run('inspect', alone, '--json')
+    expect({ code, error: JSON.parse(stdout) as unknown }).toMatchObject({
+      code: 1,
+      error: { error: { code: 'missing-file', where: { missing: parts('mine').slice(1) } } },
+    })
+    expect(stderr).toContain('2 of the 3 files that the model is split into are not in mine')
   })
 
   test('an option of several texts is given once for each', async () => {

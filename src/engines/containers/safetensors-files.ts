@@ -170,11 +170,13 @@ async function readIndex(folder: Folder, model: ModelFolder, index: string): Pro
     if (names === undefined) shards.set(path, new Set([name]))
     else names.add(name)
   }
-  for (const [path, names] of shards) {
-    // only what the folder lists is opened: a path out of it is a file that is missing
-    if (model.files.has(path.slice(model.root.length))) continue
+  // only what the folder lists is opened: a path out of it is a file that is missing
+  const missing = [...shards.keys()].filter((path) => !model.files.has(path.slice(model.root.length)))
+  const [path] = missing
+  if (path !== undefined) {
+    const names = shards.get(path) ?? []
     throw new AppError('missing-file', `${path} is not there; it holds ${listed([...names])}`, {
-      where: { file: path },
+      where: { file: path, missing },
       hint: 'Download this shard into the folder: the model is incomplete without it.',
     })
   }

@@ -1,6 +1,7 @@
 import type { FileEntry, Folder, Source } from '../../core/bytes.ts'
 import type { SourceFile } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
+import { missingFiles } from '../containers/missing.ts'
 import { ggufNumber, readGguf, type GgufHeader, type GgufTensor } from '../containers/gguf/reader.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
 
@@ -40,8 +41,16 @@ export function partPath(stem: string, no: number, count: number, ending = '.ggu
   return `${stem}-${digits(no + 1)}-of-${digits(count)}${ending}`
 }
 
+/** What the name of a part says: it is number `no`, from 0. */
+export interface PartName {
+  readonly stem: string
+  readonly no: number
+  readonly count: number
+  readonly ending: string
+}
+
 /** A path's stem, and which part of how many it names; `no` counts from 0. Null for a file that is whole. */
-export function partOf(path: string): { stem: string; no: number; count: number; ending: string } | null {
+export function partOf(path: string): PartName | null {
   const [, stem, no, count, ending] = PART_NAME.exec(path) ?? []
   if (stem === undefined || ending === undefined) return null
   return { stem, no: Number(no) - 1, count: Number(count), ending }
@@ -112,15 +121,7 @@ export async function readModel(folder: Folder, entry: string): Promise<GgufMode
       hint: `Parts are found by their names: give it back the name that ends in ${partPath('', 0, count)}.`,
     })
   }
-  if (named.no !== 0) throw missingPart(folder, partPath(named.stem, 0, count, named.ending), count)
-  return joinParts(folder, first, { ...named, count })
-}
-
-function missingPart(folder: Folder, path: string, count: number): AppError {
-  return new AppError('missing-file', `${path} is not in ${folder.name}: the model is split into ${count} files`, {
-    where: { file: path },
-    hint: 'Put all parts into one folder and open the folder.',
-  })
+  return joinParts(folder, first, named)
 }
 
 /** `split.no` and `split.count` are read as any integer: only llama.cpp insists on their types. */
@@ -141,20 +142,20 @@ function checkPart(header: GgufHeader, path: string, no: number, count: number):
 async function joinParts(
   folder: Folder,
   first: { readonly header: GgufHeader; readonly file: SourceFile },
-  { stem, count, ending }: { readonly stem: string; readonly count: number; readonly ending: string },
+  { stem, no: opened, count, ending }: PartName,
 ): Promise<GgufModel> {
   const present = new Set((await folder.list()).map(({ path }) => path))
   const paths = Array.from({ length: count }, (_, no) => partPath(stem, no, count, ending))
-  // the first is the one that was opened, whatever the case of its letters
-  paths[0] = first.file.path
-  const missing = paths.find((path) => !present.has(path))
-  if (missing !== undefined) throw missingPart(folder, missing, count)
+  // the one that was opened is there, whatever the case of its letters
+  paths[opened] = first.file.path
+  const missing = paths.filter((path) => !present.has(path))
+  if (missing.length > 0) throw missingFiles(missing, count, folder.name)
   const files: SourceFile[] = []
   const headers: GgufHeader[] = []
   const tensors: LocatedTensor[] = []
   const places = new Map<string, string>()
   for (const [no, path] of paths.entries()) {
-    const { header, file } = no === 0 ? first : await readHeader(folder, path)
+    const { header, file } = no === opened ? first : await readHeader(folder, path)
     checkPart(header, path, no, count)
     files.push(file)
     headers.push(header)
@@ -166,11 +167,12 @@ async function joinParts(
       tensors.push({ ...tensor, file: path })
     }
   }
-  const expected = splitNumber(first.header, SPLIT_KEYS.tensors)
+  const head = headers[0] ?? first.header
+  const expected = splitNumber(head, SPLIT_KEYS.tensors)
   if (expected !== null && expected !== tensors.length) {
     throw splitFault(first.file.path, `${SPLIT_KEYS.tensors} is ${expected}, but the parts hold ${tensors.length}`)
   }
-  const { metadata, alignment } = first.header
+  const { metadata, alignment } = head
   return { stem: stemOf(first.file.path), files, metadata: withoutSplit(metadata), tensors, alignment, headers }
 }
 

@@ -1,5 +1,6 @@
 import type { FileEntry, Folder } from '../../core/bytes.ts'
 import { AppError } from '../../core/errors.ts'
+import { missingFiles } from '../containers/missing.ts'
 import type { SafetensorsFiles } from '../containers/safetensors-files.ts'
 
 /** Files of tensors that belong together. */
@@ -62,13 +63,8 @@ export function requireWholeSet(paths: readonly string[], folder: string): void 
   }
   const count = Number(first[3])
   const there = new Set(parts.map((part) => Number(part?.[2])))
-  const missing = Array.from({ length: Math.min(count, paths.length + 1) }, (_, at) => at + 1).find(
-    (part) => !there.has(part),
-  )
-  if (missing === undefined && paths.length === count) return
-  const name = `${first[1]}-${String(missing ?? count).padStart(5, '0')}-of-${first[3]}.safetensors`
-  throw new AppError('missing-file', `${name} is not there: ${paths.length} of ${count} shards are`, {
-    where: { file: name },
-    hint: 'Download this shard into the folder.',
-  })
+  const missing = Array.from({ length: count }, (_, at) => at + 1).filter((part) => !there.has(part))
+  if (missing.length === 0 && paths.length === count) return
+  const name = (part: number): string => `${first[1]}-${String(part).padStart(5, '0')}-of-${first[3]}.safetensors`
+  throw missingFiles((missing.length === 0 ? [count] : missing).map(name), count, folder)
 }

@@ -83,6 +83,41 @@ export async function onlyFile(place: Place): Promise<File | null> {
   return others.length === 0 && only?.file instanceof File ? only.file : null
 }
 
+/** Whether files can be added to a place: a folder is complete as it is picked, a choice of files is not. */
+export function canAddFiles(place: Place): boolean {
+  return place.kind === 'files' || (place.kind === 'handle' && place.handle instanceof FileSystemFileHandle)
+}
+
+/**
+ * A place with more files in it; those that have the name of one in `wanted` come to its path. Null for a place that
+ * nothing can be added to.
+ */
+export async function withFiles(
+  place: Place,
+  files: readonly File[],
+  wanted: readonly string[],
+): Promise<Place | null> {
+  const only = place.kind === 'handle' ? await onlyFile(place) : null
+  const before = place.kind === 'files' ? place.files : only === null ? null : [{ path: only.name, file: only }]
+  if (before === null || !('name' in place)) return null
+  const added = files.map((file): PlacedFile => {
+    const path = wanted.find((name) => name.split('/').at(-1)?.toLowerCase() === file.name.toLowerCase())
+    return { path: path ?? file.name, file }
+  })
+  const fresh = new Set(added.map(({ path }) => path))
+  return { kind: 'files', name: place.name, files: [...before.filter(({ path }) => !fresh.has(path)), ...added] }
+}
+
+/** A place with what was dropped, if some of that is wanted there; null otherwise. */
+export async function withDropped(place: Place, dropped: Place, wanted: readonly string[]): Promise<Place | null> {
+  const only = await onlyFile(dropped)
+  const files = dropped.kind === 'files' ? dropped.files.flatMap(({ file }) => (file instanceof File ? file : [])) : []
+  const all = only === null ? files : [only]
+  const names = new Set(wanted.map((path) => path.split('/').at(-1)?.toLowerCase()))
+  if (!all.some(({ name }) => names.has(name.toLowerCase()))) return null
+  return withFiles(place, all, wanted)
+}
+
 async function walk(directory: FileSystemDirectoryEntry, prefix: string, into: PlacedFile[]): Promise<void> {
   const reader = directory.createReader()
   for (;;) {

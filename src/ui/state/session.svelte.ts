@@ -201,6 +201,19 @@ export class Session {
   }
   #opened: { readonly place: Place; readonly label: string } | null = null
 
+  /** The place that could not be opened for want of files, and which; null if that is not what went wrong. */
+  get lacking(): { readonly place: Place; readonly files: readonly string[] } | null {
+    const { failure } = this
+    const files = failure?.error.where.missing ?? []
+    if (this.screen !== 'failed' || failure?.during !== 'opening' || files.length === 0) return null
+    return this.#opened === null ? null : { place: this.#opened.place, files }
+  }
+
+  /** Opens the place that lacked files once more, with those that were added. */
+  async supplement(place: Place): Promise<void> {
+    await this.open(place, this.#opened?.label ?? '')
+  }
+
   choose(index: number): void {
     if (index === this.chosen) return
     this.chosen = index
