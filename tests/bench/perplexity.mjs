@@ -29,7 +29,7 @@ const SIZES = ['q3_k_m', 'q4_k_m', 'q5_k_m']
 const FILE_TYPES = new Map(
   Object.entries({ f16: 1, q4_0: 2, q4_1: 3, q8_0: 7, q5_0: 8, q5_1: 9, q2_k: 10, q3_k_s: 11, q3_k_m: 12, q3_k_l: 13 })
     .concat(Object.entries({ q4_k_s: 14, q4_k_m: 15, q5_k_s: 16, q5_k_m: 17, q6_k: 18, iq4_nl: 25, iq4_xs: 30 }))
-    .concat(Object.entries({ bf16: 32, tq1_0: 36, tq2_0: 37, mxfp4_moe: 38 })),
+    .concat(Object.entries({ iq3_s: 26, iq3_m: 27, bf16: 32, tq1_0: 36, tq2_0: 37, mxfp4_moe: 38 })),
 )
 
 const { reason } = libraryFolder()
@@ -135,7 +135,7 @@ try {
   const sizes = new Map()
   for (const quant of quants) {
     // refused without importances
-    if (quant === 'q2_k_s' || quant === 'copy') continue
+    if (quant === 'q2_k_s' || quant === 'iq3_xs' || quant === 'copy') continue
     const ours = quant === 'f32' ? exact : await convert(quant, { quant })
     sizes.set(quant, ours.bytes)
     const cells = [quant.toUpperCase(), ours.bits.toFixed(2), `${(ours.ms / 1000).toFixed(2)} s`]

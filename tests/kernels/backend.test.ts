@@ -93,6 +93,28 @@ describe('runs', () => {
     await backend.prepare(Q4_K).run(new Uint8Array(1024), new Uint8Array(144), 256)
     expect(arena.used).toBe(before)
   })
+
+  test('tables to search in are made when a type is first written, once, and where there is no room it is said', async () => {
+    const op: KernelOp = { kind: 'cast', from: 'f32', to: 'iq3_s' }
+    const [input, output] = [new Uint8Array(2048), new Uint8Array(220)]
+    for (const threads of [0, 2]) {
+      const backend = await pool(threads)
+      const arena = backend.arena as unknown as { readonly used: number }
+      const before = arena.used
+      const kernel = backend.prepare(op)
+      expect(arena.used).toBe(before)
+      expect(await kernel.run(input, output, 512)).toEqual({ bad: null })
+      const after = arena.used
+      expect(after - before).toBeGreaterThan(100_000)
+      expect(after - before).toBeLessThan(500_000)
+      expect(await backend.prepare({ ...op, from: 'f16' }).run(input, output, 512)).toEqual({ bad: null })
+      expect(arena.used).toBe(after)
+    }
+    const small = await createWasmBackend({ spawn: null, threads: 0, maxBytes: 3 * 65536 })
+    open.push(small)
+    await expect(small.prepare(op).run(input, output, 512)).rejects.toMatchObject({ code: 'memory' })
+    expect(await small.prepare(Q4_K).run(input, new Uint8Array(288), 512)).toEqual({ bad: null })
+  })
 })
 
 describe('workers', () => {

@@ -45,6 +45,8 @@ const MAKERS: Readonly<Record<string, Make>> = {
   'one large value a sub-block': (g, _, i) => (i % 32 === (i >> 5) % 32 ? g : g * 1e-5),
   uniform: (_, random) => random() - 0.5,
   'nearly all zeros': (g, random) => (random() < 0.99 ? 0 : g),
+  'odd multiples, nearly': (g, random) =>
+    0.01 * Math.sign(g) * (2 * Math.floor(random() * 8) + 1) * (1 + (random() < 0.5 ? 0 : g * 1e-7)),
 }
 
 /** Every distribution by name, `elements` f32 values of each. */
