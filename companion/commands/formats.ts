@@ -55,15 +55,23 @@ function matrixText({ inputs, outputs, architectures, cells }: Matrix): string {
   const refusals = new Set(
     architectures.flatMap(({ refused }) => refused.map(({ format, reason }) => `- under ${format}: ${reason}`)),
   )
-  const notes = inputs.flatMap(({ title, otherwise }): [string, string][] =>
-    otherwise === null ? [] : [[title, otherwise]],
-  )
+  const notes = new Map<string, string[]>()
+  for (const { title, otherwise } of inputs) {
+    if (otherwise !== null) notes.set(otherwise, [...(notes.get(otherwise) ?? []), title])
+  }
   const parts = [
     table(rows, ['FROM', ...head.map((id) => id.toUpperCase())]),
     `All, or how many, of these architectures:\n\n${table(models, ['ARCHITECTURE', ...head.map((id) => id.toUpperCase())])}`,
     ...(closed.length === 0 ? [] : [definitions(closed)]),
     ...(refusals.size === 0 ? [] : [[...refusals].join('\n')]),
-    ...(notes.length === 0 ? [] : [definitions(notes, { indent: 0 })]),
+    ...(notes.size === 0
+      ? []
+      : [
+          definitions(
+            [...notes].map(([text, titles]) => [titles.join(', '), text]),
+            { indent: 0 },
+          ),
+        ]),
     definitions(
       [
         ['modelconvert inspect MODEL', 'what a model of yours becomes, and why not more'],

@@ -12,7 +12,7 @@ import { expectSame, OUTPUTS } from './matrix-judges.ts'
 import { storedIn, truthOf } from './matrix-models.ts'
 import { SOURCES, VARIANTS, type Kit, type SourceModel } from './matrix-sources.ts'
 import { megatronReader, noTorch, type MegatronReader } from './megatron-torch.ts'
-import { noModels } from './models.ts'
+import { MODELS, noModels } from './models.ts'
 
 /**
  * Every cell of the product's own matrix, on a real model, without loss, judged by others' programs. What is offered and
@@ -146,6 +146,12 @@ describe.skipIf(reason !== null)(`what becomes what${reason === null ? '' : ` ($
       if (output === 'gguf') expect(readdirSync(again)).toContain('tokenizer.json')
       else for (const file of kept) expect(read(again, file).equals(read(source.path, file)), file).toBe(true)
     })
+  })
+
+  test.each(['huggingface', 'safetensors'])('of no architecture known here: to %s', async (output) => {
+    const from = path.join(MODELS, 'vit')
+    const to = await kit.convert(from, output, { dtype: 'keep' }, `vit-${output}`)
+    expect(outline(to)).toEqual(outline(from))
   })
 
   test('through all of them in a row, bit for bit', async () => {

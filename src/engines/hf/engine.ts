@@ -15,16 +15,20 @@ const WHOLE = 0.9
 const REFUSED = 0.3
 const SEVERAL = 0.2
 
+const OTHERWISE = 'A model of no architecture known here is cast and split only, into a folder or bare safetensors.'
+
 const KINDS = {
   safetensors: {
     id: 'huggingface',
     title: 'HuggingFace folder',
     help: 'config.json with safetensors, one file or shards, in F32, F16 or BF16.',
+    otherwise: OTHERWISE,
   },
   torch: {
     id: 'pytorch',
     title: 'pytorch_model.bin',
     help: 'config.json with PyTorch weights: zip, the format before it, or a whole module; one file or shards.',
+    otherwise: OTHERWISE,
   },
   gptq: { id: 'gptq', title: 'GPTQ folder', help: '2, 3, 4 or 8 bits, act-order or not; dequantised on the way.' },
   awq: { id: 'awq', title: 'AWQ folder', help: '4 bits, GEMM or GEMV; dequantised on the way.' },
