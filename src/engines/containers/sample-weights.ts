@@ -12,15 +12,54 @@ const SAMPLES = 3
 
 /** NaN and infinity as errors, matrices of zeros as warnings, each with its place. */
 export async function* checkWeights(folder: Folder, stored: StoredWeights): AsyncGenerator<Finding, void, void> {
-  for (const file of stored.files) {
+  yield* checkTensors(
+    folder,
+    [...stored.tensors].filter(([name]) => !stored.views.has(name)),
+  )
+}
+
+/** The same of tensors that may share names: those of one file after those of another. */
+export async function* checkTensors(
+  folder: Folder,
+  tensors: readonly (readonly [name: string, tensor: StoredTensor])[],
+): AsyncGenerator<Finding, void, void> {
+  const files = new Map<string, (readonly [string, StoredTensor])[]>()
+  for (const one of tensors) {
+    const list = files.get(one[1].file)
+    if (list === undefined) files.set(one[1].file, [one])
+    else list.push(one)
+  }
+  for (const [file, own] of files) {
     const source = await folder.open(file)
     try {
-      for (const [name, tensor] of stored.tensors) {
-        if (tensor.file === file && !stored.views.has(name)) yield* checkTensor(source, name, tensor)
-      }
+      for (const [name, tensor] of own) yield* checkTensor(source, name, tensor)
     } finally {
       await source.close()
     }
+  }
+}
+
+/** Where two tensors of one size differ, in bytes from the start of each; null if they agree wherever they are looked at. */
+export async function firstDifference(folder: Folder, one: StoredTensor, other: StoredTensor): Promise<number | null> {
+  const size = tensorBytes(one)
+  const [a, b] = [new Uint8Array(Math.min(size, SAMPLE_BYTES)), new Uint8Array(Math.min(size, SAMPLE_BYTES))]
+  const first = await folder.open(one.file)
+  try {
+    const second = await folder.open(other.file)
+    try {
+      for (const start of sampleStarts(size, dtypeInfo(one.dtype).bytes)) {
+        const length = Math.min(SAMPLE_BYTES, size - start)
+        await first.read(one.offset + start, a.subarray(0, length))
+        await second.read(other.offset + start, b.subarray(0, length))
+        const at = a.subarray(0, length).findIndex((byte, index) => byte !== b[index])
+        if (at >= 0) return start + at
+      }
+      return null
+    } finally {
+      await second.close()
+    }
+  } finally {
+    await first.close()
   }
 }
 

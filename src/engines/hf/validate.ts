@@ -4,7 +4,7 @@ import { AppError } from '../../core/errors.ts'
 import { parseJsonObject, type Json } from '../../core/json.ts'
 import type { Finding } from '../../core/plan.ts'
 import { tensorBytes } from '../../core/tensor.ts'
-import { checkWeights } from '../containers/sample-weights.ts'
+import { checkWeights, firstDifference } from '../containers/sample-weights.ts'
 import { GENERATION_CONFIG, MAX_CONFIG_BYTES } from '../transformers/outline.ts'
 import { loadModel, type LoadedModel } from './open.ts'
 
@@ -21,7 +21,8 @@ export async function* validateModel(folder: Folder): AsyncGenerator<Finding, vo
     return
   }
   for (const finding of loaded.checkpoint.findings) {
-    yield FAULTS.has(finding.code) ? { ...finding, severity: 'error' } : finding
+    if (finding.code === 'tie-ignored') yield* checkTie(folder, loaded, finding)
+    else yield FAULTS.has(finding.code) ? { ...finding, severity: 'error' } : finding
   }
   yield* checkHeaders(loaded)
   yield* checkGeneration(folder, loaded)
@@ -32,6 +33,28 @@ function asFinding(error: unknown): Finding {
   const { code, message, where, hint } = AppError.from(error)
   const finding: Finding = { severity: 'error', code, message, where }
   return hint === null ? finding : { ...finding, hint }
+}
+
+/** A head that is the embedding once more does no harm; any other was trained, and would be lost. */
+async function* checkTie(
+  folder: Folder,
+  { checkpoint, stored }: LoadedModel,
+  finding: Finding,
+): AsyncGenerator<Finding, void, void> {
+  const head = stored.tensors.get(finding.where?.tensor ?? '')
+  const embedding = checkpoint.tensors.get('embed.weight')
+  if (head === undefined || embedding?.op !== 'read') {
+    yield finding
+    return
+  }
+  const alike = embedding.dtype === head.dtype && embedding.shape.join() === head.shape.join()
+  if (alike && (await firstDifference(folder, embedding, head)) === null) return
+  yield {
+    ...finding,
+    severity: 'error',
+    code: 'tie-contradicts',
+    message: `config.json ties the head to the embedding, but ${finding.where?.tensor ?? ''} is another tensor`,
+  }
 }
 
 function* checkHeaders({ checkpoint, model, stored }: LoadedModel): Generator<Finding, void, void> {

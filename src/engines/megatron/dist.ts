@@ -3,14 +3,24 @@
  * each part is a file of torch.save of its own within a `.distcp` file.
  */
 import { readFile, type Folder, type Source } from '../../core/bytes.ts'
+import type { DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import { concat, reshape, slice, type Recipe } from '../../core/tensor.ts'
-import { isCall, isDict, isSequence, readPickle, type PicklePolicy, type PickleValue } from '../containers/pickle.ts'
+import {
+  isCall,
+  isDict,
+  isGlobal,
+  isSequence,
+  PickleEnds,
+  readPickle,
+  type PicklePolicy,
+  type PickleValue,
+} from '../containers/pickle.ts'
 import { torchPolicy, torchRecipe, torchTensor } from '../containers/torch.ts'
-import { isCount, readTorchContents } from '../containers/torch-storage.ts'
+import { isCount, readTorchContents, TORCH_DTYPES, type TorchContents } from '../containers/torch-storage.ts'
 import { canonicalName, isState } from './names.ts'
 import { argsOf, membersOf, type Args } from './pickled.ts'
-import type { MegatronWeights } from './stored.ts'
+import type { MegatronWeights, StoredPart } from './stored.ts'
 
 /** A checkpoint of a thousand ranks has some 30 MB of it. */
 const MAX_METADATA_BYTES = 1 << 27
@@ -28,6 +38,9 @@ const policy: PicklePolicy = {
 /** What is not the model's. */
 const OTHER = /^(?:optimizer|rng_state|rerun_state_machine|chained_|opt_param_scheduler|common_state)/
 
+/** How every part begins: PyTorch writes zips only. */
+const ZIP_START = [0x50, 0x4b, 3, 4]
+
 interface Item {
   readonly path: string
   readonly offset: number
@@ -43,33 +56,92 @@ interface Chunk {
 /** Reads the metadata and every part's headers. `dir` is the folder of the iteration. */
 export async function readDist(folder: Folder, dir: string, metadata: string): Promise<MegatronWeights> {
   const bytes = await readFile(folder, metadata, MAX_METADATA_BYTES)
-  const root = membersOf(readPickle(bytes, policy, metadata).value)
+  const root = membersOf(unpickled(bytes, metadata))
   const described = membersOf(root?.get('state_dict_metadata'))
   const storage = storageOf(root?.get('storage_data'), dir, metadata)
   if (described === null) throw malformed(metadata, 'it describes no tensors')
   const reader = new PartReader(folder)
   try {
     const tensors = new Map<string, Recipe>()
+    const parts: StoredPart[] = []
     for (const [name, value] of described) {
-      const size = sizesOf(membersOf(value)?.get('size'))
+      const about = membersOf(value)
+      const size = sizesOf(about?.get('size'))
       if (size === null || OTHER.test(name) || isState(name)) continue
+      const wanted = expected(about)
       const chunks: Chunk[] = []
       for (const { offsets, item } of storage.get(name) ?? []) {
         const recipe = await reader.tensor(item, name)
-        chunks.push({ offsets: offsets ?? size.map(() => 0), sizes: recipe.shape, recipe })
+        const at = offsets ?? size.map(() => 0)
+        requireAsDescribed(name, recipe, wanted, at, item.path, metadata)
+        chunks.push({ offsets: at, sizes: recipe.shape, recipe })
+        parts.push({ name, recipe })
       }
       addLayers(tensors, canonicalName(name), assemble(name, size, chunks, 0, metadata))
     }
-    const { args, file } = await commonArgs(folder, dir, storage, reader, metadata)
+    const { args, file } = await commonArgs(folder, dir, storage, reader)
     return {
       tensors: joinHalves(tensors),
       args,
-      files: [...new Set([metadata, file, ...reader.files])],
+      files: [...new Set([metadata, ...(args.size === 0 ? [] : [file]), ...reader.files])],
       argsFile: file,
+      parts,
+      copies: [],
     }
   } finally {
     await reader.close()
   }
+}
+
+function unpickled(bytes: Uint8Array, file: string): PickleValue {
+  try {
+    return readPickle(bytes, policy, file).value
+  } catch (error) {
+    if (!(error instanceof PickleEnds)) throw error
+    throw new AppError('truncated', `${file} ends before its pickle does`, {
+      where: { file, offset: bytes.length },
+      hint: 'The copy was cut short: copy the file again.',
+    })
+  }
+}
+
+/** What the metadata says of a tensor's type and of the shapes of its parts, by their offsets. */
+interface Expected {
+  readonly dtype: DType | null
+  readonly shapes: ReadonlyMap<string, readonly number[]>
+}
+
+function expected(about: ReadonlyMap<string, PickleValue> | null): Expected {
+  const properties = about?.get('properties')
+  const state = isCall(properties) ? properties.state : null
+  const [named] = isSequence(state) ? state.items : []
+  const chunks = about?.get('chunks')
+  const shapes = (isSequence(chunks) ? chunks.items : []).flatMap((chunk): [string, readonly number[]][] => {
+    const members = membersOf(chunk)
+    const [offsets, sizes] = [sizesOf(members?.get('offsets')), sizesOf(members?.get('sizes'))]
+    return offsets === null || sizes === null ? [] : [[offsets.join(), sizes]]
+  })
+  return { dtype: isGlobal(named) ? (TORCH_DTYPES.get(named.name) ?? null) : null, shapes: new Map(shapes) }
+}
+
+/** Throws `bad-tensor` where a part has not the type or the shape that the metadata says. */
+function requireAsDescribed(
+  name: string,
+  recipe: Recipe,
+  { dtype, shapes }: Expected,
+  offsets: readonly number[],
+  file: string,
+  metadata: string,
+): void {
+  const shape = shapes.get(offsets.join())
+  const shown = (type: DType, sizes: readonly number[]): string => `${type} [${sizes.join(', ')}]`
+  const wanted = shown(dtype ?? recipe.dtype, shape ?? recipe.shape)
+  const found = shown(recipe.dtype, recipe.shape)
+  if (wanted === found) return
+  throw new AppError('bad-tensor', `${name} is ${found} in ${file}, but ${wanted} by ${metadata}`, {
+    where: { file, tensor: name },
+    hint: 'The metadata and the .distcp files are of different checkpoints: copy all files of one iteration.',
+  })
 }
 
 type Stored = ReadonlyMap<string, readonly { readonly offsets: readonly number[] | null; readonly item: Item }[]>
@@ -150,7 +222,7 @@ class PartReader {
   }
 
   async tensor(item: Item, name: string): Promise<Recipe> {
-    const contents = await readTorchContents(await this.#part(item, name), torchPolicy)
+    const contents = await this.#contents(item, name)
     if (!isCall(contents.root)) throw malformed(item.path, `${name} is no tensor`)
     const { storage, offset, ...rest } = torchTensor(contents, contents.root, name, item.path)
     return torchRecipe({
@@ -161,7 +233,29 @@ class PartReader {
   }
 
   async object(item: Item, name: string): Promise<PickleValue> {
-    return (await readTorchContents(await this.#part(item, name), torchPolicy)).root
+    return (await this.#contents(item, name)).root
+  }
+
+  async #contents(item: Item, name: string): Promise<TorchContents> {
+    const part = await this.#part(item, name)
+    const start = new Uint8Array(Math.min(ZIP_START.length, part.size))
+    await part.read(0, start)
+    if (ZIP_START.some((byte, index) => byte !== start[index])) {
+      throw new AppError('malformed', `${item.path} has no file of torch.save at byte ${item.offset}, for ${name}`, {
+        where: { file: item.path, offset: item.offset, tensor: name },
+        hint: 'The metadata and the .distcp files are of different checkpoints: copy all files of one iteration.',
+      })
+    }
+    try {
+      return await readTorchContents(part, torchPolicy)
+    } catch (error) {
+      const { code, message, where, hint } = AppError.from(error)
+      if (where.file !== item.path) throw error
+      throw new AppError(code, `${name} at byte ${item.offset}: ${message}`, {
+        where: { ...where, offset: item.offset + (where.offset ?? 0), tensor: name },
+        ...(hint === null ? {} : { hint }),
+      })
+    }
   }
 
   async close(): Promise<void> {
@@ -245,7 +339,6 @@ async function commonArgs(
   dir: string,
   storage: Stored,
   reader: PartReader,
-  metadata: string,
 ): Promise<{ readonly args: Args; readonly file: string }> {
   const path = dir + COMMON
   if ((await folder.list()).some((entry) => entry.path === path)) {
@@ -263,7 +356,7 @@ async function commonArgs(
     const [inner = value] = isSequence(value) ? value.items : []
     return { args: argsOf(membersOf(inner)?.get('args')), file: place.item.path }
   }
-  return { args: new Map(), file: metadata }
+  return { args: new Map(), file: path }
 }
 
 function malformed(file: string, why: string): AppError {

@@ -14,10 +14,10 @@ import { configFromArgs, requireAgreement } from './config.ts'
 import { readDist } from './dist.ts'
 import { findMegatron, type MegatronFolder } from './files.ts'
 import { slotsOf, takeApart, type Slot } from './layout.ts'
-import { canonicalName, isState } from './names.ts'
+import { canonicalName, isState, layerOf } from './names.ts'
 import type { Args } from './pickled.ts'
 import { readRanks } from './ranks.ts'
-import type { MegatronWeights } from './stored.ts'
+import { fileOf, type MegatronWeights, type StoredPart } from './stored.ts'
 
 /** What kernels convert from. */
 const WEIGHT_TYPES: ReadonlySet<DType> = new Set(['f32', 'f16', 'bf16'])
@@ -45,6 +45,13 @@ export async function loadMegatron(folder: Folder, hfConfig: string | null = nul
   const weights = await readWeights(folder, found)
   const findings: Finding[] = []
   const given = await givenConfig(folder, found, hfConfig)
+  if (given === null && weights.args.size === 0) {
+    const file = weights.argsFile
+    throw new AppError('missing-file', `The arguments of the run, which ${file} has, are not there`, {
+      where: { file },
+      hint: 'Copy it, or give the config.json of the model with --hf-config.',
+    })
+  }
   const observed = {
     tensors: weights.tensors,
     tokens: given === null ? await countTokens(folder, found) : null,
@@ -84,13 +91,20 @@ async function readWeights(folder: Folder, { weights, dir }: MegatronFolder): Pr
       const args: Args = parseJsonObject(await readFile(folder, weights.metadata, MAX_CONFIG_BYTES), weights.metadata)
       const source = await folder.open(weights.path)
       try {
-        const tensors = new Map<string, Recipe>()
+        const parts: StoredPart[] = []
         for (const tensor of (await readTorchFile(source)).tensors) {
-          if (!isState(tensor.name))
-            tensors.set(canonicalName(tensor.name), torchRecipe({ ...tensor, file: weights.path }))
+          if (isState(tensor.name)) continue
+          parts.push({ name: tensor.name, recipe: torchRecipe({ ...tensor, file: weights.path }) })
         }
-        // all tensors are whole, whatever was the layout of the run
-        return { tensors, args, files: [weights.path, weights.metadata], argsFile: weights.metadata }
+        return {
+          // all are whole, whatever was the layout of the run
+          tensors: new Map(parts.map(({ name, recipe }) => [canonicalName(name), recipe])),
+          args,
+          files: [weights.path, weights.metadata],
+          argsFile: weights.metadata,
+          parts,
+          copies: [],
+        }
       } finally {
         await source.close()
       }
@@ -180,7 +194,7 @@ function assign(
       'missing-tensor',
       `The checkpoint lacks ${names.join(', ')}${rest > 0 ? ` and ${rest} more` : ''}`,
       {
-        where: { file: argsFile, tensor: first.name },
+        where: { file: neighbourOf(first.name, tensors) ?? argsFile, tensor: first.name },
         hint: `${config.className} needs them: copy all files of one iteration, or give the right config.json with --hf-config.`,
       },
     )
@@ -199,10 +213,17 @@ function assign(
       severity: 'warning',
       code: 'tensor-ignored',
       message: `${config.className} has no place for ${ignored.slice(0, LISTED).join(', ')}${ignored.length > LISTED ? ` and ${ignored.length - LISTED} more` : ''}: left out`,
-      where: { file: argsFile, tensor: odd },
+      where: { file: fileOf(tensors.get(odd)) ?? argsFile, tensor: odd },
     })
   }
   return roles
+}
+
+/** A file where a tensor that is missing should be: one that has others of its layer. */
+function neighbourOf(name: string, tensors: ReadonlyMap<string, Recipe>): string | null {
+  const layer = layerOf(name)
+  for (const [other, recipe] of tensors) if (layerOf(other) === layer) return fileOf(recipe)
+  return null
 }
 
 /** Norms that are stored as their difference from 1. */
@@ -217,12 +238,12 @@ function fitted({ name, shape, vocabulary }: Slot, recipe: Recipe, args: Args, f
   const [found = 0, ...others] = recipe.shape
   const fail = (why: string): AppError =>
     new AppError('bad-tensor', `${name} is [${recipe.shape.join(', ')}], ${why}`, {
-      where: { file, tensor: name },
+      where: { file: fileOf(recipe) ?? file, tensor: name },
       hint: 'The arguments, or the config.json, are of another model or of another parallel layout.',
     })
   if (!WEIGHT_TYPES.has(recipe.dtype)) {
     throw new AppError('unsupported', `${name} is ${recipe.dtype}, which is not converted`, {
-      where: { file, tensor: name },
+      where: { file: fileOf(recipe) ?? file, tensor: name },
       hint: 'Save the weights as float32, float16 or bfloat16.',
     })
   }

@@ -7,7 +7,7 @@ import { readTorchContents } from '../containers/torch-storage.ts'
 import type { RankFile } from './files.ts'
 import { canonicalName, expertOf, isState, layerOf, splitOf, withExpert, withLayer } from './names.ts'
 import { argsOf, flatten, membersOf, type Args } from './pickled.ts'
-import { requireAlike, type MegatronWeights } from './stored.ts'
+import { requireAlike, type Copies, type MegatronWeights, type StoredPart } from './stored.ts'
 
 /** Virtual pipelines have a handful of chunks. */
 const MAX_CHUNKS = 1024
@@ -18,8 +18,11 @@ type Tensors = ReadonlyMap<string, Recipe>
 interface Rank {
   readonly path: string
   readonly args: Args
+  readonly iteration: number | null
   /** The model, or each chunk of it where a stage of the pipeline has several. */
   readonly chunks: readonly Tensors[]
+  /** All tensors, by the names they have in the file. */
+  readonly parts: readonly StoredPart[]
 }
 
 /** Reads every rank's headers and joins what they divide. Throws `missing-file` naming a rank that is not there. */
@@ -30,13 +33,58 @@ export async function readRanks(folder: Folder, files: readonly RankFile[]): Pro
   const { args } = probe
   const grid = gridOf(files, args, first.path)
   const ranks = new Map<string, Rank>([[first.path, probe]])
-  for (const path of grid.paths) if (!ranks.has(path)) ranks.set(path, await readRank(folder, path))
+  for (const path of grid.paths) {
+    if (ranks.has(path)) continue
+    const rank = await readRank(folder, path)
+    requireSameRun(probe, rank)
+    ranks.set(path, rank)
+  }
   const gated = args.get('swiglu') !== false
   const stages = grid.stages.map((experts) =>
     experts.map((tensors) => tensors.flatMap((path) => ranks.get(path) ?? [])),
   )
-  const joined = stages.map((experts) => joinStage(experts, gated))
-  return { tensors: joinStages(joined), args, files: grid.paths, argsFile: first.path }
+  const copies: Copies[] = []
+  const joined = stages.map((experts) => joinStage(experts, gated, copies))
+  return {
+    tensors: joinStages(joined),
+    args,
+    files: grid.paths,
+    argsFile: first.path,
+    parts: [...ranks.values()].flatMap(({ parts }) => parts),
+    copies,
+  }
+}
+
+/** Arguments by which files of different runs are told apart. */
+const RUN = [
+  'num_layers',
+  'hidden_size',
+  'ffn_hidden_size',
+  'num_attention_heads',
+  'num_query_groups',
+  'num_experts',
+  'padded_vocab_size',
+  'tensor_model_parallel_size',
+  'pipeline_model_parallel_size',
+  'expert_model_parallel_size',
+]
+
+/** Throws `malformed` where two ranks are of different iterations or runs. */
+function requireSameRun(first: Rank, rank: Rank): void {
+  const shown = (value: unknown): string => JSON.stringify(value ?? null)
+  const differs = (what: string, here: unknown, there: unknown): void => {
+    if (here === undefined || there === undefined || shown(here) === shown(there)) return
+    throw new AppError(
+      'malformed',
+      `The ranks disagree: ${what} is ${shown(here)} in ${rank.path}, but ${shown(there)} in ${first.path}`,
+      {
+        where: { file: rank.path },
+        hint: 'The files are of different checkpoints: copy all files of one iteration.',
+      },
+    )
+  }
+  differs('the iteration', rank.iteration ?? undefined, first.iteration ?? undefined)
+  for (const key of RUN) differs(key, rank.args.get(key), first.args.get(key))
 }
 
 interface Grid {
@@ -113,12 +161,15 @@ async function readRank(folder: Folder, path: string): Promise<Rank> {
     const contents = await readTorchContents(source, torchPolicy)
     const root = membersOf(contents.root)
     const version = root?.get('checkpoint_version')
+    const iteration = root?.get('iteration')
     const args = argsOf(root?.get('args'))
     const chunks: Tensors[] = []
+    const parts: StoredPart[] = []
     const add = (value: Parameters<typeof flatten>[0]): void => {
       const stored = flatten(value, path, (name, call) =>
         torchRecipe({ ...torchTensor(contents, call, name, path), file: path }),
       )
+      for (const [name, recipe] of stored) if (!isState(name)) parts.push({ name, recipe })
       chunks.push(normalized(stored, typeof version === 'number' ? version : 0, args, path))
     }
     const whole = root?.get('model')
@@ -134,7 +185,7 @@ async function readRank(folder: Folder, path: string): Promise<Rank> {
         hint: 'A rank of Megatron is a dict with "model" in it: check that it is not a file of the optimizer.',
       })
     }
-    return { path, args, chunks }
+    return { path, args, iteration: typeof iteration === 'number' ? iteration : null, chunks, parts }
   } finally {
     await source.close()
   }
@@ -194,8 +245,8 @@ function badTensor(file: string, tensor: string, of: Recipe, why: string): AppEr
   })
 }
 
-/** Joins the ranks of one stage, each chunk of it on its own. */
-function joinStage(experts: readonly (readonly Rank[])[], gated: boolean): readonly Tensors[] {
+/** Joins the ranks of one stage, each chunk of it on its own; `copies` gets what several of them hold the same of. */
+function joinStage(experts: readonly (readonly Rank[])[], gated: boolean, copies: Copies[]): readonly Tensors[] {
   const lead = experts[0]?.[0]
   if (lead === undefined) return []
   return lead.chunks.map((chunk, at) => {
@@ -203,24 +254,52 @@ function joinStage(experts: readonly (readonly Rank[])[], gated: boolean): reado
     for (const [rank, ranks] of experts.entries()) {
       const names = rank === 0 ? chunk : (ranks[0]?.chunks[at] ?? new Map<string, Recipe>())
       const local = new Set([...names.keys()].flatMap((name) => expertOf(name) ?? [])).size
+      requireSameNames(ranks, at)
+      if (rank > 0) requireSameNames([lead, ...ranks.slice(0, 1)], at, (name) => expertOf(name) === null)
       for (const name of names.keys()) {
         const expert = expertOf(name)
-        if (rank > 0 && expert === null) continue
-        const parts = ranks.map(({ path, chunks }) => {
-          const part = chunks[at]?.get(name)
-          if (part !== undefined) return part
-          throw new AppError('missing-tensor', `${path} lacks ${name}, which ${ranks[0]?.path ?? ''} has`, {
-            where: { file: path, tensor: name },
-            hint: 'The ranks are of different checkpoints: copy all files of one iteration.',
-          })
-        })
+        const parts = ranks.flatMap(({ chunks }) => chunks[at]?.get(name) ?? [])
         const places = ranks.map(({ path }) => path)
         requireAlike(name, parts, places)
+        const [one, ...others] = parts
+        if (one !== undefined && splitOf(name, gated) === 'whole')
+          for (const other of others) copies.push({ name, one, other })
+        if (rank > 0 && expert === null) {
+          // each rank of the experts has all the rest as well
+          for (const [index, other] of parts.entries()) {
+            const same = experts[0]?.[index]
+            const first = same?.chunks[at]?.get(name)
+            if (same === undefined || first === undefined) continue
+            requireAlike(name, [first, other], [same.path, places[index] ?? ''])
+            copies.push({ name, one: first, other })
+          }
+          continue
+        }
         joined.set(expert === null ? name : withExpert(name, rank * local + expert), join(name, parts, gated, places))
       }
     }
     return joined
   })
+}
+
+/** Throws `missing-tensor` where one of several ranks lacks what another has. */
+function requireSameNames(ranks: readonly Rank[], at: number, counts: (name: string) => boolean = () => true): void {
+  const [first, ...others] = ranks
+  if (first === undefined) return
+  const names = (rank: Rank): readonly string[] => [...(rank.chunks[at]?.keys() ?? [])].filter((name) => counts(name))
+  for (const other of others) {
+    for (const [rank, beside] of [
+      [other, first],
+      [first, other],
+    ] as const) {
+      const lacking = names(beside).find((name) => rank.chunks[at]?.has(name) !== true)
+      if (lacking === undefined) continue
+      throw new AppError('missing-tensor', `${rank.path} lacks ${lacking}, which ${beside.path} has`, {
+        where: { file: rank.path, tensor: lacking },
+        hint: 'The ranks are of different checkpoints: copy all files of one iteration.',
+      })
+    }
+  }
 }
 
 function join(name: string, parts: readonly Recipe[], gated: boolean, places: readonly string[]): Recipe {

@@ -1,6 +1,6 @@
 import type { SourceFile } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
-import type { Recipe } from '../../core/tensor.ts'
+import { readsOf, type Recipe } from '../../core/tensor.ts'
 import type { Args } from './pickled.ts'
 
 /** A checkpoint put together: every tensor whole, under its canonical name, with its layer's number in the model. */
@@ -9,8 +9,31 @@ export interface MegatronWeights {
   readonly args: Args
   /** Files that were read. */
   readonly files: readonly SourceFile['path'][]
-  /** Where the arguments were found, for messages. */
+  /** Where the arguments were found, or should have been, for messages. */
   readonly argsFile: string
+  /** What the files hold, by the names it has there. */
+  readonly parts: readonly StoredPart[]
+  /** What several ranks hold the same of. */
+  readonly copies: readonly Copies[]
+}
+
+/** A tensor as one file has it. */
+export interface StoredPart {
+  readonly name: string
+  readonly recipe: Recipe
+}
+
+/** Of what should be the same: one and another. */
+export interface Copies {
+  readonly name: string
+  readonly one: Recipe
+  readonly other: Recipe
+}
+
+/** The file that a tensor is in, or the first of several; null for one that is in none. */
+export function fileOf(recipe: Recipe | undefined): string | null {
+  for (const { file } of recipe === undefined ? [] : readsOf(recipe)) return file
+  return null
 }
 
 /** Throws unless all parts of a tensor have one type and shape. `places` name the parts. */

@@ -445,7 +445,7 @@ describe('validation of what was written', () => {
     [
       'a tie that the weights contradict',
       (files) => edit(files, 'config.json', { tie_word_embeddings: true }),
-      'warning tie-ignored',
+      'error tie-contradicts',
     ],
     [
       'a head that is missing without a tie',
