@@ -7,7 +7,7 @@ import type { Place } from '../src/core/bytes.ts'
 import { AppError } from '../src/core/errors.ts'
 import type { Backend } from '../src/kernels/backend.ts'
 import { openPath, openPathOutput } from './bytes.ts'
-import { NodeCrc32, NodeDigest } from './digest.ts'
+import { NodeCrc32, NodeDigest, prepareDigest } from './digest.ts'
 import { createLlamaRunner } from './llama/runner.ts'
 import { stateFolder, takeLock } from './state.ts'
 import { nodeSpawn, threadCount } from './threads.ts'
@@ -87,6 +87,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
 }
 
 async function startBackends(threads: number): Promise<readonly Backend[]> {
+  prepareDigest()
   const { createReferenceBackend } = await import('../src/kernels/reference/index.ts')
   const reference = createReferenceBackend()
   try {

@@ -25,6 +25,8 @@ import type { ConvertRequest } from './wire.ts'
 export async function convert(host: Host, request: ConvertRequest, control: Control): Promise<void> {
   try {
     control.report({ phase: 'plan', state: 'planning' })
+    // kernels start while the model is looked at; who needs them is told what fails
+    host.backends().catch(() => undefined)
     const prepared = await prepare(host, request)
     throwIfAborted(control.signal)
     const output = await host.openOutput(request.output)

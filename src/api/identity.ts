@@ -37,11 +37,9 @@ export async function identify(
       for (let i = 0; i < SAMPLES && rest > SAMPLE_BYTES; i++) {
         ranges.push([head + Math.floor(((rest - SAMPLE_BYTES) * i) / (SAMPLES - 1)), SAMPLE_BYTES])
       }
-      for (const [offset, length] of ranges) {
-        const bytes = new Uint8Array(length)
-        await source.read(offset, bytes)
-        await digest.update(bytes)
-      }
+      const pieces = ranges.map(([offset, length]) => ({ offset, bytes: new Uint8Array(length) }))
+      await Promise.all(pieces.map(({ offset, bytes }) => source.read(offset, bytes)))
+      for (const { bytes } of pieces) await digest.update(bytes)
       identities.push({ path, size: source.size, modified: source.modified, sample: await digest.hex() })
     } finally {
       digest.close()
@@ -72,38 +70,46 @@ export function requireSame(before: readonly SourceIdentity[], now: readonly Sou
 export async function planKey(host: Host, plan: Plan): Promise<string> {
   const digest = await host.digest()
   const encoder = new TextEncoder()
-  let pending = ''
-  const flush = async (): Promise<void> => {
-    if (pending === '') return
-    await digest.update(encoder.encode(pending))
-    pending = ''
-  }
-  const walk = async (value: unknown): Promise<void> => {
-    if (value instanceof Uint8Array) {
-      pending += `<${value.length}:`
-      await flush()
-      await digest.update(value)
-    } else if (Array.isArray(value)) {
-      pending += '['
-      for (const item of value) await walk(item)
-      pending += ']'
-    } else if (typeof value === 'object' && value !== null) {
-      pending += '{'
-      for (const key of Object.keys(value).sort()) {
-        pending += `${JSON.stringify(key)}:`
-        await walk((value as Record<string, unknown>)[key])
-      }
-      pending += '}'
-    } else {
-      pending += `${JSON.stringify(value) ?? 'undefined'},`
-    }
-    if (pending.length > 1 << 16) await flush()
-  }
   try {
-    await walk({ target: plan.target, stages: plan.stages, files: plan.files })
-    await flush()
+    for (const piece of piecesOf({ target: plan.target, stages: plan.stages, files: plan.files })) {
+      await digest.update(typeof piece === 'string' ? encoder.encode(piece) : piece)
+    }
     return await digest.hex()
   } finally {
     digest.close()
   }
+}
+
+/** A value as text, keys in order; bytes stay what they are, their number before them. */
+function piecesOf(value: unknown): readonly (string | Uint8Array)[] {
+  const pieces: (string | Uint8Array)[] = []
+  let text = ''
+  const flush = (): void => {
+    if (text !== '') pieces.push(text)
+    text = ''
+  }
+  const walk = (at: unknown): void => {
+    if (at instanceof Uint8Array) {
+      text += `<${at.length}:`
+      flush()
+      pieces.push(at)
+    } else if (Array.isArray(at)) {
+      text += '['
+      for (const item of at) walk(item)
+      text += ']'
+    } else if (typeof at === 'object' && at !== null) {
+      text += '{'
+      for (const key of Object.keys(at).sort()) {
+        text += `${JSON.stringify(key)}:`
+        walk((at as Record<string, unknown>)[key])
+      }
+      text += '}'
+    } else {
+      text += `${JSON.stringify(at) ?? 'undefined'},`
+    }
+    if (text.length > 1 << 16) flush()
+  }
+  walk(value)
+  flush()
+  return pieces
 }

@@ -39,6 +39,9 @@ const INTEGER_RANGES: ReadonlyMap<GgufNumberType, readonly [number, number]> = n
   ['i32', [-0x8000_0000, 0x7fff_ffff]],
 ])
 
+/** Bytes of UTF-8 for a unit of UTF-16, at the most. */
+const MOST_UTF8 = 3
+
 /** Bytes, growing as needed. */
 class Writer {
   private bytes = new Uint8Array(1 << 16)
@@ -69,14 +72,35 @@ class Writer {
   }
 
   u64(value: number): void {
-    const at = this.reserve(8)
-    this.view.setBigUint64(at, BigInt(value), true)
+    this.setU64(this.reserve(8), value)
   }
 
+  private setU64(at: number, value: number): void {
+    this.view.setUint32(at, value % 2 ** 32, true)
+    this.view.setUint32(at + 4, Math.floor(value / 2 ** 32), true)
+  }
+
+  /** Headers are strings nearly all: tokens and merges, by the hundred thousand. */
   string(text: string): void {
-    const bytes = this.encoder.encode(text)
-    this.u64(bytes.length)
-    this.raw(bytes)
+    const at = this.reserve(8 + text.length * MOST_UTF8)
+    const size = this.plain(text, at + 8) ?? this.encoder.encodeInto(text, this.bytes.subarray(at + 8)).written
+    this.setU64(at, size)
+    this.length = at + 8 + size
+  }
+
+  /** Writes text of one and two bytes a character; null for any other. A call of the encoder takes longer than short text. */
+  private plain(text: string, start: number): number | null {
+    const { bytes } = this
+    let at = start
+    for (let i = 0; i < text.length; i++) {
+      const code = text.charCodeAt(i)
+      if (code < 0x80) bytes[at++] = code
+      else if (code < 0x800) {
+        bytes[at++] = 0xc0 | (code >> 6)
+        bytes[at++] = 0x80 | (code & 0x3f)
+      } else return null
+    }
+    return at - start
   }
 
   big(type: 'u64' | 'i64', value: bigint): void {
@@ -110,7 +134,7 @@ class Writer {
     }
   }
 
-  /** Everything so far, zero-padded to `size`. */
+  /** Everything so far, zero-padded to a multiple of `alignment`. */
   finish(alignment: number): Uint8Array<ArrayBuffer> {
     this.reserve(alignUp(this.length, alignment) - this.length)
     return this.bytes.slice(0, this.length)
