@@ -42,6 +42,7 @@ const RULES: readonly { from: RegExp; may: readonly RegExp[] }[] = [
 const PACKAGES: readonly { from: RegExp; may: RegExp }[] = [
   { from: /^src\/engines\/transformers\/fingerprint\.ts$/, may: /^(@huggingface\/tokenizers|hash-wasm)$/ },
   { from: /^src\/api\/transfer\.ts$/, may: /^comlink$/ },
+  { from: /^src\/api\/browser\/llama\.ts$/, may: /^@wllama\/wllama\// },
   { from: /^src\/api\/browser\//, may: /^(comlink|hash-wasm|idb)$/ },
   { from: /^src\/ui\//, may: /^(svelte(\/.*)?|comlink|idb|virtual:pwa-register(\/.*)?|workbox-window)$/ },
   { from: /^src\/sw\//, may: /^workbox-/ },

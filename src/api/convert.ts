@@ -55,12 +55,9 @@ async function withCheck(host: Host, request: ConvertRequest, report: Report, co
     return { ...report, check }
   } catch (thrown) {
     const { code, message } = AppError.from(thrown)
-    const stopped = code === 'cancelled'
-    const finding: Finding = {
-      severity: stopped ? 'info' : 'warning',
-      code: 'not-run',
-      message: stopped ? 'The finished model was not run to the end: that was stopped' : `It was not run: ${message}`,
-    }
+    // who stops a run knows that
+    if (code === 'cancelled') return report
+    const finding: Finding = { severity: 'warning', code: 'not-run', message: `It was not run: ${message}` }
     return { ...report, findings: [...report.findings, finding] }
   }
 }

@@ -20,7 +20,8 @@ export class BlobSource implements Source {
   readonly name: string
   readonly size: number
   readonly modified: number | null
-  readonly #blob: Blob
+  /** What it reads: for those who take files whole. */
+  readonly blob: Blob
   /** The blocks last used, by index; the newest last. */
   readonly #blocks = new Map<number, Promise<Uint8Array>>()
 
@@ -28,7 +29,7 @@ export class BlobSource implements Source {
     this.name = name
     this.size = blob.size
     this.modified = blob instanceof File ? blob.lastModified : null
-    this.#blob = blob
+    this.blob = blob
   }
 
   async read(offset: number, into: Uint8Array, signal?: AbortSignal): Promise<void> {
@@ -75,7 +76,7 @@ export class BlobSource implements Source {
   async #slice(start: number, end: number): Promise<Uint8Array> {
     let bytes: Uint8Array
     try {
-      bytes = new Uint8Array(await this.#blob.slice(start, end).arrayBuffer())
+      bytes = new Uint8Array(await this.blob.slice(start, end).arrayBuffer())
     } catch (error) {
       throw readError(error, this.name, 'read')
     }

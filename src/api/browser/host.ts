@@ -8,6 +8,7 @@ import { openOpfs } from './bytes-opfs.ts'
 import { createCrc32 } from './crc32.ts'
 import { WorkerDigest } from './digest.ts'
 import { openPicked } from './handles.ts'
+import { createLlamaRunner } from './llama.ts'
 import { openSample } from './sample.ts'
 import { browserSpawn, threadCount } from './threads.ts'
 
@@ -66,7 +67,7 @@ export function createBrowserHost(options: BrowserHostOptions = {}): Host {
     digest: async () => new WorkerDigest(),
     crc32: createCrc32,
     lock: takeLock,
-    runners: [],
+    runners: [createLlamaRunner({ open: (place) => openPlace(place, sampleUrl), threads: options.threads ?? 0 })],
     now: () => performance.now(),
   }
 }

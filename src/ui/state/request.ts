@@ -16,6 +16,8 @@ export interface Wish {
   readonly transforms: OptionValues
   /** What the output is to be called; empty for a name made of the model's. */
   readonly name: string
+  /** Whether the output is to be run once it is finished. */
+  readonly check: boolean
   /** The picked folder; null for the browser's storage. */
   readonly into: Place | null
 }
@@ -38,6 +40,7 @@ export function composeRequest(wish: Wish, shelf: Shelf, overwrite: boolean): Co
     // The browser's storage is ours: converting the same again replaces the earlier file.
     overwrite: overwrite || into === null,
     ...(transforms === undefined ? {} : { transforms }),
+    ...(wish.check && target.format === 'gguf' ? { check: true } : {}),
   }
 }
 

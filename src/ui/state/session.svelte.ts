@@ -27,6 +27,8 @@ export class Session {
   chosen = $state(-1)
   destination = $state<Destination>('download')
   folder = $state.raw<Place | null>(null)
+  /** Whether a GGUF is to be run once it is finished. */
+  runAfter = $state(false)
   /** What the output is to be called; empty for a name made of the model's. */
   outputName = $state('')
   /** Every format that there is; empty until the worker has told. */
@@ -294,7 +296,8 @@ export class Session {
     const { model, target, optionSpecs, options, transforms, outputName } = this
     if (model === null || target === null) return null
     const into = this.destination === 'folder' ? this.folder : null
-    const wish = { model, target, specs: optionSpecs, options, transforms, name: outputName, into }
+    const check = this.runAfter
+    const wish = { model, target, specs: optionSpecs, options, transforms, name: outputName, check, into }
     return composeRequest(wish, this.page.shelf, overwrite)
   }
 

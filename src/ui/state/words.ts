@@ -17,6 +17,11 @@ export function pageText(text: string, specs: readonly OptionSpec[] = []): strin
   return groupDigits(titled)
 }
 
+/** A text that ends as a sentence does. */
+export function sentence(text: string): string {
+  return /[.!?]$/.test(text) ? text : `${text}.`
+}
+
 /** What can be done on the page about failures whose hints are meant for the command. */
 const ERROR_HINTS: Partial<Readonly<Record<ErrorCode, string>>> = {
   'output-exists': 'Replace it, or go back and give the output another name.',

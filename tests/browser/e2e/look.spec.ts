@@ -67,6 +67,18 @@ test('every screen is accessible and fits: light and dark, 1280 and 360 px', asy
   await look(page, 'start with kept files')
 })
 
+test('what a check says is accessible and fits, and takes the focus', async ({ open, site, reference }) => {
+  test.setTimeout(180_000)
+  const page = await visit(await open(), site.url)
+  await drop(page, [reference.path])
+  await page.getByRole('button', { name: 'Check it' }).focus()
+  await page.keyboard.press('Enter')
+  const result = page.getByTestId('check-result')
+  await expect(result).toBeVisible({ timeout: 60_000 })
+  await expect(page.locator(':focus').getByTestId('check-result')).toBeVisible()
+  await look(page, 'model that was run')
+})
+
 test('the whole way can be gone by keyboard', async ({ open, site }) => {
   const page = await visit(await open(), site.url)
   const tabTo = async (name: string | RegExp): Promise<void> => {
