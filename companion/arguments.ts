@@ -11,13 +11,17 @@ export interface FlagSpec {
   readonly short?: string
   /** What the value is called in the help; absent for a flag without one. */
   readonly value?: string
+  /** Whether it can be given several times. */
+  readonly many?: true
   readonly help: string
 }
+
+export type Flags = ReadonlyMap<string, string | true | readonly string[]>
 
 export interface Arguments {
   readonly positionals: readonly string[]
   /** Given flags of the command, by name. */
-  readonly flags: ReadonlyMap<string, string | true>
+  readonly flags: Flags
   /** Given options of the formats. */
   readonly options: Readonly<Record<string, OptionValue>>
 }
@@ -29,8 +33,12 @@ export function parseArguments(
   specs: readonly OptionSpec[],
 ): Arguments {
   const config: Record<string, { type: 'string' | 'boolean'; short?: string; multiple?: boolean }> = {}
-  for (const { name, short, value } of flags) {
-    config[name] = { type: value === undefined ? 'boolean' : 'string', ...(short === undefined ? {} : { short }) }
+  for (const { name, short, value, many } of flags) {
+    config[name] = {
+      type: value === undefined ? 'boolean' : 'string',
+      ...(short === undefined ? {} : { short }),
+      ...(many === true ? { multiple: true } : {}),
+    }
   }
   for (const { name, kind } of specs) {
     config[name] = {
@@ -46,13 +54,13 @@ export function parseArguments(
     throw new AppError('bad-option', message, { cause })
   }
   const own = new Set(flags.map((flag) => flag.name))
-  const given = new Map<string, string | true>()
+  const given = new Map<string, string | true | readonly string[]>()
   const options: Record<string, OptionValue> = {}
   for (const [name, value] of Object.entries(parsed.values)) {
     if (value === undefined || value === false) continue
-    if (Array.isArray(value)) options[name] = value.map(String)
-    else if (own.has(name)) given.set(name, value)
-    else options[name] = value
+    const plain = Array.isArray(value) ? value.map(String) : value
+    if (own.has(name)) given.set(name, plain)
+    else options[name] = plain
   }
   return { positionals: parsed.positionals, flags: given, options }
 }

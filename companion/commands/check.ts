@@ -2,7 +2,7 @@ import { basename, resolve } from 'node:path'
 import type { CheckRequest } from '../../src/api/wire.ts'
 import { readFile } from '../../src/core/bytes.ts'
 import { AppError } from '../../src/core/errors.ts'
-import { inputPlace, parseArguments, parseCount, type FlagSpec } from '../arguments.ts'
+import { inputPlace, parseArguments, parseCount, type FlagSpec, type Flags } from '../arguments.ts'
 import { openPath } from '../bytes.ts'
 import type { Command } from '../main.ts'
 import { followTo } from '../progress.ts'
@@ -82,9 +82,7 @@ export const checkCommand: Command = async (args, terminal) => {
 }
 
 /** What `--text` and `--windows` ask for. */
-export async function textOptions(
-  flags: ReadonlyMap<string, string | true>,
-): Promise<{ readonly text?: string; readonly windows?: number }> {
+export async function textOptions(flags: Flags): Promise<{ readonly text?: string; readonly windows?: number }> {
   const file = flags.get('text')
   const windows = flags.get('windows')
   return {

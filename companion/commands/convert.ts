@@ -1,21 +1,18 @@
 import { basename, resolve } from 'node:path'
 import type { Api } from '../../src/api/api.ts'
 import type { ConvertRequest, FormatInfo } from '../../src/api/wire.ts'
-import { readFile } from '../../src/core/bytes.ts'
 import { AppError } from '../../src/core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../src/core/option.ts'
-import type { FakeWeights, Transforms } from '../../src/core/transform.ts'
 import { formatId } from '../../src/engines/index.ts'
-import { parseFakeConfig } from '../../src/models/fake-config.ts'
-import { DEFAULT_FAKE } from '../../src/models/fake.ts'
-import { inputPlace, outputPlace, parseArguments, type FlagSpec } from '../arguments.ts'
-import { openPath } from '../bytes.ts'
+import { inputPlace, outputPlace, parseArguments, type Flags, type FlagSpec } from '../arguments.ts'
 import type { Command, Terminal } from '../main.ts'
 import { follow } from '../progress.ts'
 import { definitions } from '../text.ts'
 import { planText, reportText } from './convert-text.ts'
 import { onInterrupt } from './interrupt.ts'
 import { apiFor, COMMON_FLAGS, helpText, MACHINE_FLAGS } from './options.ts'
+import { bytesOf, textOrFile } from './option-files.ts'
+import { TRANSFORM_FLAGS, transformsOf } from './transforms.ts'
 
 const FLAGS: readonly FlagSpec[] = [
   {
@@ -29,22 +26,7 @@ const FLAGS: readonly FlagSpec[] = [
   { name: 'overwrite', help: 'replace an output that is there' },
   { name: 'restart', help: 'start afresh where an interrupted run would be taken up' },
   { name: 'quiet', help: 'no progress' },
-  {
-    name: 'mup2llama',
-    help: 'fold the multipliers of a muP model (MiniCPM, Granite) into the weights of a plain Llama',
-  },
-  {
-    name: 'hf-config',
-    value: 'FILE|JSON',
-    help: 'the config.json of a Megatron checkpoint, for what its own files do not say',
-  },
-  { name: 'keep-tied', help: 'with --mup2llama: keep the head tied to the embedding' },
-  { name: 'fake-weight', help: 'make the weights up, from config.json alone: random numbers, the same everywhere' },
-  {
-    name: 'fake-weight-config',
-    value: 'FILE',
-    help: 'JSON that says seed, distribution, type and shapes of made-up weights',
-  },
+  ...TRANSFORM_FLAGS,
   ...MACHINE_FLAGS,
   ...COMMON_FLAGS,
 ]
@@ -109,42 +91,6 @@ export const convertCommand: Command = async (args, terminal) => {
   }
 }
 
-/** Larger than any list of tensors with their shapes. */
-const MAX_FAKE_CONFIG_BYTES = 1 << 26
-
-async function transformsOf(flags: ReadonlyMap<string, string | true>): Promise<Transforms> {
-  const file = flags.get('fake-weight-config')
-  const fake = flags.has('fake-weight') || file !== undefined
-  const config = flags.get('hf-config')
-  return {
-    ...(typeof config === 'string' ? { hfConfig: await textOrFile(config) } : {}),
-    mup2llama: flags.has('mup2llama'),
-    keepTied: flags.has('keep-tied'),
-    ...(fake ? { fakeWeights: typeof file === 'string' ? await fakeConfig(file) : DEFAULT_FAKE } : {}),
-  }
-}
-
-async function fakeConfig(path: string): Promise<FakeWeights> {
-  return parseFakeConfig(await textOf(path, MAX_FAKE_CONFIG_BYTES), path)
-}
-
-/** JSON as it is, or the text of the file whose path it is. */
-async function textOrFile(value: string): Promise<string> {
-  return /^\s*[{[]/.test(value) ? value : textOf(value, MAX_OPTION_BYTES)
-}
-
-async function textOf(path: string, limit: number): Promise<string> {
-  return new TextDecoder().decode(await bytesOf(path, limit))
-}
-
-async function bytesOf(path: string, limit: number): Promise<Uint8Array> {
-  const full = resolve(path)
-  return readFile(await openPath(full), basename(full), limit)
-}
-
-/** What a config.json may have at the most, vision models' thousands of labels included. */
-const MAX_OPTION_BYTES = 1 << 24
-
 /** Options that are a file or its text, given as its path; JSON itself is taken as it is. */
 async function withFiles(options: OptionValues, specs: readonly OptionSpec[]): Promise<OptionValues> {
   const read = { ...options }
@@ -194,7 +140,7 @@ async function dryRun(
   api: Api,
   request: ConvertRequest,
   folder: string,
-  flags: ReadonlyMap<string, string | true>,
+  flags: Flags,
   terminal: Terminal,
 ): Promise<void> {
   const plan = await api.plan(request)

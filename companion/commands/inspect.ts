@@ -1,22 +1,25 @@
 import type { Inspection } from '../../src/api/wire.ts'
 import { formatWhole, groupDigits } from '../../src/core/digits.ts'
 import { AppError } from '../../src/core/errors.ts'
-import { inputPlace, parseArguments } from '../arguments.ts'
+import { inputPlace, parseArguments, type FlagSpec } from '../arguments.ts'
 import type { Command } from '../main.ts'
 import { definitions, formatBytes, formatCount, table } from '../text.ts'
 import { findingsText } from '../findings.ts'
 import { metadataText } from './convert-text.ts'
 import { apiFor, COMMON_FLAGS, helpText } from './options.ts'
 import { targetsText } from './targets-text.ts'
+import { SOURCE_FLAGS, transformsOf } from './transforms.ts'
 
 const USAGE = `usage: modelconvert inspect MODEL
 
 Says what a model is and what it can become, from its headers: nothing large is read.`
 
+const FLAGS: readonly FlagSpec[] = [...SOURCE_FLAGS, ...COMMON_FLAGS]
+
 /** `modelconvert inspect MODEL`. */
 export const inspectCommand: Command = async (args, terminal) => {
-  const { positionals, flags } = parseArguments(args, COMMON_FLAGS, [])
-  if (flags.has('help')) return terminal.stdout(helpText(USAGE, COMMON_FLAGS, []))
+  const { positionals, flags } = parseArguments(args, FLAGS, [])
+  if (flags.has('help')) return terminal.stdout(helpText(USAGE, FLAGS, []))
   const [model, ...others] = positionals
   if (model === undefined || others.length > 0) {
     throw new AppError('bad-option', `inspect takes one MODEL, and got ${positionals.length} words`, {
@@ -26,8 +29,9 @@ export const inspectCommand: Command = async (args, terminal) => {
   const api = apiFor(terminal, flags)
   try {
     const place = inputPlace(model)
-    const inspection = await api.inspect(place)
-    const targets = await api.targets(place)
+    const transforms = await transformsOf(flags)
+    const inspection = await api.inspect(place, transforms)
+    const targets = await api.targets(place, { transforms })
     const becomes = targetsText(targets, await api.formats(), flags.has('verbose'))
     terminal.stdout(
       flags.has('json')

@@ -2,7 +2,7 @@ import type { Api } from '../../src/api/api.ts'
 import { createApi } from '../../src/api/api.ts'
 import { AppError } from '../../src/core/errors.ts'
 import type { ListPart, OptionSpec } from '../../src/core/option.ts'
-import { parseCount, parseSize, type FlagSpec } from '../arguments.ts'
+import { parseCount, parseSize, type Flags, type FlagSpec } from '../arguments.ts'
 import type { Terminal } from '../main.ts'
 import { definitions } from '../text.ts'
 
@@ -31,7 +31,7 @@ const MAX_THREADS = 1024
 const LATER_DEVICES: ReadonlySet<string> = new Set(['webgpu', 'native', 'cuda'])
 
 /** The API on a host as the flags ask for it. */
-export function apiFor(terminal: Terminal, flags: ReadonlyMap<string, string | true>): Api {
+export function apiFor(terminal: Terminal, flags: Flags): Api {
   const threads = flags.get('threads')
   const memory = flags.get('memory')
   const device = flags.get('device') ?? 'auto'

@@ -7,9 +7,11 @@ import { AppError } from '../core/errors.ts'
 import { resolveOptions, type OptionValues } from '../core/option.ts'
 import type { CostedPlan, Finding, Plan, Segment } from '../core/plan.ts'
 import { tensorBytes, type Recipe } from '../core/tensor.ts'
+import type { Transforms } from '../core/transform.ts'
 import type { Engine, Given, Match } from '../engines/engine.ts'
 import { formatId, formatIds, loadEngine } from '../engines/index.ts'
 import { supportedArchitectures } from '../models/index.ts'
+import { refuseAdapter } from './adapters.ts'
 import { check, runnable } from './check.ts'
 import { compare } from './compare.ts'
 import { Control } from './control.ts'
@@ -42,7 +44,7 @@ export interface Api {
   formats(): Promise<readonly FormatInfo[]>
   matrix(): Promise<Matrix>
   devices(): Promise<readonly DeviceInfo[]>
-  inspect(place: Place): Promise<Inspection>
+  inspect(place: Place, transforms?: Transforms): Promise<Inspection>
   targets(place: Place, given?: TargetsGiven): Promise<readonly Target[]>
   plan(request: ConvertRequest): Promise<PlanSummary>
   /** Starts a conversion. The job lives on whether anyone watches or not. */
@@ -80,8 +82,8 @@ export function createApi(host: Host): Api {
     formats: () => formats(),
     matrix: () => matrix(),
     devices: () => devices(host),
-    async inspect(place) {
-      return inspection(await open(host, place))
+    async inspect(place, transforms) {
+      return inspection(await openTransformed(host, place, transforms))
     },
     targets: (place, given) => targets(host, place, given),
     plan: (request) => planSummary(host, request),
@@ -174,6 +176,7 @@ export async function detect(folder: Folder): Promise<{ engine: Engine; match: M
 
 export async function open(host: Host, place: Place, given: Given = {}): Promise<Opened> {
   const folder = await host.open(place)
+  await refuseAdapter(folder)
   const { engine, match } = await detect(folder)
   if (engine.open === null) {
     throw new AppError('unsupported', `${engine.title} cannot be read yet: ${match.because}`, {

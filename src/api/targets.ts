@@ -16,7 +16,7 @@ export async function targets(host: Host, place: Place, given?: TargetsGiven): P
   const found: Target[] = []
   for (const id of formatIds()) {
     const engine = await loadEngine(id)
-    if (engine.convert === null || (given !== undefined && given.format !== id)) continue
+    if (engine.convert === null || (given?.format !== undefined && given.format !== id)) continue
     for (const variant of variants(engine)) {
       const base = { format: id, formatTitle: engine.title, ...variant }
       try {

@@ -3,21 +3,29 @@ import { AppError } from '../core/errors.ts'
 import type { FakeWeights, Transforms } from '../core/transform.ts'
 import { fakeWeights } from '../models/fake.ts'
 import { foldMup } from '../models/mup.ts'
+import { requireAdapter, withAdapters } from './adapters.ts'
 import { detect, open, type Opened } from './api.ts'
 import type { Host } from './host.ts'
 
-/** Opens a source and transforms it: made-up weights first, so that they can be folded like real ones. */
+/**
+ * Opens a source and transforms it: made-up weights first, so that they can be changed like real ones; adapters before
+ * multipliers are folded, as they were trained on the model as it was.
+ */
 export async function openTransformed(host: Host, place: Place, transforms: Transforms = {}): Promise<Opened> {
-  const { fakeWeights: fake, mup2llama = false, keepTied = false, hfConfig } = transforms
+  const { fakeWeights: fake, mup2llama = false, keepTied = false, hfConfig, base, adapters = [] } = transforms
   if (keepTied && !mup2llama) {
     throw new AppError('bad-option', 'Keeping the head tied is for folding muP models', {
       hint: 'Give --mup2llama as well.',
     })
   }
-  const source =
+  if (base !== undefined) await requireAdapter(host, place)
+  const model = base ?? place
+  const opened =
     fake === undefined
-      ? await open(host, place, hfConfig === undefined ? {} : { hfConfig })
-      : await openFake(host, place, fake)
+      ? await open(host, model, hfConfig === undefined ? {} : { hfConfig })
+      : await openFake(host, model, fake)
+  const choices = base === undefined ? adapters : [{ place, weight: 1 }, ...adapters]
+  const source = choices.length === 0 ? opened : await withAdapters(host, opened, choices)
   return mup2llama ? { ...source, checkpoint: foldMup(source.checkpoint, { keepTied }) } : source
 }
 

@@ -26,7 +26,7 @@ export function createWire(api: Api): Wire {
     formats: () => api.formats(),
     matrix: () => api.matrix(),
     devices: () => api.devices(),
-    inspect: (place) => api.inspect(place),
+    inspect: (place, transforms) => api.inspect(place, transforms),
     targets: (place, given) => api.targets(place, given),
     plan: (request) => api.plan(request),
     start: async (request) => started(api.start(request)),

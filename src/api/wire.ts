@@ -16,8 +16,8 @@ export interface Wire {
   matrix(): Promise<Matrix>
   /** What kernels run on here, and why not on more. */
   devices(): Promise<readonly DeviceInfo[]>
-  /** What is in a place. Throws `not-a-model` and what opening throws. */
-  inspect(place: Place): Promise<Inspection>
+  /** What is in a place, transformed if asked. Throws `not-a-model`, `needs-base`, and what opening throws. */
+  inspect(place: Place, transforms?: Transforms): Promise<Inspection>
   /**
    * Every target that the model in a place can reach, with exact sizes; those it cannot, with the reason. Of one format
    * alone if options are given for it.
@@ -181,8 +181,9 @@ export interface CompareRequest {
 
 /** What is asked of all targets of a format, beside what each of them stands for. */
 export interface TargetsGiven {
-  readonly format: string
-  readonly options: OptionValues
+  /** The only format; all if absent. */
+  readonly format?: string
+  readonly options?: OptionValues
   readonly transforms?: Transforms
 }
 

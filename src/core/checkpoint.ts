@@ -24,6 +24,8 @@ export interface Checkpoint {
   readonly config: ModelConfig
   readonly tokenizer: Tokenizer | null
   readonly tensors: ReadonlyMap<Role, Recipe>
+  /** What tensors that are computed in f32 were stored as, by role: their type where types are kept. */
+  readonly kept?: ReadonlyMap<Role, DType>
   /** Files that other formats may carry over untouched (generation_config.json, LICENSE ...): path to `u8` recipe. */
   readonly extras: ReadonlyMap<string, Recipe>
   /** Why the model is of no architecture that is described here; absent where it is, and where nothing says what it is. */

@@ -2,6 +2,7 @@
 export type ErrorCode =
   | 'not-a-model' // nothing in the folder is a format we know
   | 'unsupported' // a format, architecture, dtype or option that is known but not (yet) converted
+  | 'needs-base' // an adapter, which is nothing without the model that it was trained on
   | 'malformed' // a file breaks its own format's rules
   | 'truncated' // a file ends before its header says it should
   | 'missing-file' // a file that another file names is not there

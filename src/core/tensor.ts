@@ -33,6 +33,16 @@ export type RecipeOp =
   | { readonly op: 'reshape'; readonly of: Recipe }
   /** `of * mul + add` in f32, where a recipe broadcasts as in NumPy. */
   | { readonly op: 'affine'; readonly of: Recipe; readonly mul: number | Recipe; readonly add: number | Recipe }
+  /** `of + scale * up · down` in f32, of matrices: what a LoRA adapter makes of one. */
+  | {
+      readonly op: 'low-rank'
+      readonly of: Recipe
+      /** [rows, rank]. */
+      readonly up: Recipe
+      /** [rank, columns]. */
+      readonly down: Recipe
+      readonly scale: number
+    }
   /** Chosen indices of one axis, in the order given. */
   | { readonly op: 'gather'; readonly of: Recipe; readonly axis: number; readonly indices: readonly number[] }
   /** A constant before and after along one axis. */
@@ -48,7 +58,8 @@ export type RecipeOp =
   /** What an earlier stage of the plan made and left in scratch. */
   | { readonly op: 'product'; readonly stage: string; readonly key: string }
 
-export type Reduction = 'sum' | 'mean' | 'max' | 'min' | 'absmax'
+/** `inverse-norm` is 1 over the root of the sum of squares. */
+export type Reduction = 'sum' | 'mean' | 'max' | 'min' | 'absmax' | 'inverse-norm'
 
 export type Generation =
   | { readonly kind: 'constant'; readonly value: number }
@@ -226,6 +237,21 @@ export function affine(of: Recipe, mul: number | Recipe, add: number | Recipe = 
   return { dtype: 'f32', shape: of.shape, op: 'affine', of, mul, add }
 }
 
+/** Result in f32. */
+export function lowRank(of: Recipe, up: Recipe, down: Recipe, scale: number): Recipe {
+  for (const one of [of, up, down]) {
+    if (one.shape.length !== 2) fail('low-rank', `[${one.shape.join(', ')}] is no matrix`)
+  }
+  requireScalar('low-rank', up)
+  requireScalar('low-rank', down)
+  const [rows, columns] = of.shape
+  if (up.shape[0] !== rows || down.shape[1] !== columns || up.shape[1] !== down.shape[0]) {
+    fail('low-rank', `[${up.shape.join(', ')}] times [${down.shape.join(', ')}] for [${of.shape.join(', ')}]`)
+  }
+  if (!Number.isFinite(scale)) fail('low-rank', `a scale of ${scale}`)
+  return { dtype: 'f32', shape: of.shape, op: 'low-rank', of, up, down, scale }
+}
+
 export function gather(of: Recipe, axis: number, indices: readonly number[]): Recipe {
   const size = axisSize('gather', of, axis)
   if (indices.some((index) => !isCount(index) || index >= size)) fail('gather', `index outside 0..${size - 1}`)
@@ -319,6 +345,8 @@ export function inputsOf(recipe: Recipe): readonly Recipe[] {
       return recipe.of
     case 'affine':
       return [recipe.of, recipe.mul, recipe.add].filter((operand) => typeof operand !== 'number')
+    case 'low-rank':
+      return [recipe.of, recipe.up, recipe.down]
     case 'dequantize':
       return Object.values(recipe.parts)
     case 'part':

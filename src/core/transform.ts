@@ -1,13 +1,25 @@
+import type { Place } from './bytes.ts'
+
 /** What can be done to a checkpoint between reading and writing, as data. */
 export interface Transforms {
   /** The text of a config.json in HuggingFace's form, for sources whose files do not say everything (Megatron). */
   readonly hfConfig?: string
+  /** LoRA adapters to merge into the model. */
+  readonly adapters?: readonly AdapterChoice[]
+  /** The model that the input, an adapter itself, is merged into. */
+  readonly base?: Place
   /** Fold a muP model into a plain Llama. */
   readonly mup2llama?: boolean
   /** Keep a folded model's head tied to its embedding. */
   readonly keepTied?: boolean
   /** Make the weights up, from the configuration alone; those that are there are not read. */
   readonly fakeWeights?: FakeWeights
+}
+
+/** An adapter, and what its products are multiplied by besides: 1 as it was trained. */
+export interface AdapterChoice {
+  readonly place: Place
+  readonly weight: number
 }
 
 export type FakeDistribution = 'normal' | 'uniform' | 'zeros'

@@ -125,6 +125,43 @@ const STEPS: Readonly<Record<string, Step>> = {
       model: { shape: model.shape, at: (index) => model.at(index) + -2 * model.at(index) },
     }
   },
+  affineRows({ recipe, model }, pick) {
+    const axis = pick(model.shape.length)
+    const shape = model.shape.map((size, other) => (other <= axis ? size : 1))
+    const factors = Array.from({ length: elementCount(shape) }, (_, i) => (i % 5) - 2)
+    const factorAt = (index: readonly number[]): number =>
+      factors[
+        ravel(
+          index.map((at, other) => (other <= axis ? at : 0)),
+          shape,
+        )
+      ]!
+    return {
+      recipe: t.affine(recipe, 2, t.literalF32(shape, factors)),
+      model: { shape: model.shape, at: (index) => model.at(index) * 2 + factorAt(index) },
+    }
+  },
+  lowRank(pair, pick) {
+    const { recipe, model } = STEPS['reshape']!(pair, pick)
+    const [rows, columns] = model.shape as [number, number]
+    const rank = 1 + pick(3)
+    const up = Array.from({ length: rows * rank }, (_, i) => (i % 7) - 3)
+    const down = Array.from({ length: rank * columns }, (_, i) => (i % 5) - 2)
+    // the left factor as it is, or stored the other way round
+    const across = Array.from({ length: rank * rows }, (_, i) => up[(i % rows) * rank + Math.floor(i / rows)]!)
+    const left = pick(2) === 0 ? t.literalF32([rows, rank], up) : t.transpose(t.literalF32([rank, rows], across))
+    return {
+      recipe: t.lowRank(recipe, left, t.literalF32([rank, columns], down), 2),
+      model: {
+        shape: model.shape,
+        at(index) {
+          const [row, column] = index as [number, number]
+          const products = Array.from({ length: rank }, (_, k) => up[row * rank + k]! * down[k * columns + column]!)
+          return model.at(index) + 2 * products.reduce((a, b) => a + b, 0)
+        },
+      },
+    }
+  },
   gather({ recipe, model }, pick) {
     const axis = pick(model.shape.length)
     const indices = Array.from({ length: 1 + pick(6) }, () => pick(model.shape[axis]!))
@@ -384,6 +421,27 @@ describe('quantisation in parts', () => {
       expect([...some.bytes]).toEqual([...codes.bytes.subarray(12, 92)])
     })
   }
+})
+
+describe('norms of rows', () => {
+  test('their inverse makes rows of length 1, in any tiles', async () => {
+    const [rows, columns] = [37, 100]
+    const { pair, bytes } = leaf([rows, columns], 5)
+    const unit = t.affine(pair.recipe, t.reduce(pair.recipe, 1, 'inverse-norm'))
+    const inputs = new ArrayInputs({ weights: bytes })
+    const all: number[] = []
+    for (let start = 0; start < rows * columns; start += 333) {
+      const count = Math.min(333, rows * columns - start)
+      const { bytes: part, scratch, used } = await evaluate(unit, inputs, start, count)
+      expect(used).toBe(scratch)
+      all.push(...floats(part))
+    }
+    const given = values(pair.model)
+    for (let row = 0; row < rows; row++) {
+      const length = Math.hypot(...given.slice(row * columns, (row + 1) * columns))
+      for (let i = row * columns; i < (row + 1) * columns; i++) expect(all[i]).toBeCloseTo(given[i]! / length, 6)
+    }
+  })
 })
 
 describe('generated values', () => {

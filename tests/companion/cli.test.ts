@@ -122,6 +122,33 @@ describe('errors', () => {
     expectError(await run('inspect', 'photos'), 1, 'not-a-model', '2 files, such as beach.jpg, hills.jpg')
   })
 
+  test('an adapter without its base, with its base, and as what it is not', async () => {
+    const adapter = path.join(folder, 'mine')
+    mkdirSync(adapter)
+    const config = { peft_type: 'LORA', r: 4, lora_alpha: 8, base_model_name_or_path: 'somebody/tiny' }
+    writeFileSync(path.join(adapter, 'adapter_config.json'), JSON.stringify(config))
+    const name = 'base_model.model.model.norm.weight'
+    const { hidden_size: width } = JSON.parse(readFileSync(path.join(TINY, 'config.json'), 'utf8')) as {
+      hidden_size: number
+    }
+    const header = JSON.stringify({ [name]: { dtype: 'F32', shape: [width], data_offsets: [0, width * 4] } })
+    const length = Buffer.alloc(8)
+    length.writeBigUInt64LE(BigInt(header.length))
+    writeFileSync(
+      path.join(adapter, 'adapter_model.safetensors'),
+      Buffer.concat([length, Buffer.from(header), Buffer.alloc(width * 4)]),
+    )
+    expectError(await run('convert', 'mine', 'gguf'), 1, 'needs-base', 'LoRA', 'rank 4', 'somebody/tiny', '--base')
+    expectError(await run('inspect', 'mine'), 1, 'needs-base')
+    const { code, stdout } = await run('inspect', 'mine', '--base', TINY)
+    expect(code).toBe(0)
+    expect(stdout).toContain('1 tensor that was trained whole')
+    const dry = await run('convert', TINY, 'gguf', '--adapter', 'mine', '--dry-run')
+    expect(dry.code).toBe(0)
+    expectError(await run('convert', TINY, 'gguf', '--adapter', 'mine=0'), 2, 'bad-option', '--adapter')
+    expectError(await run('convert', TINY, 'gguf', '--adapter', TINY), 2, 'bad-option', 'no LoRA adapter')
+  })
+
   test('a truncated file names itself, and nothing is left', async () => {
     const model = tinyModel(folder)
     truncateSync(path.join(model, 'model.safetensors'), 50_000)

@@ -5,6 +5,7 @@ import { affineEvaluator, castEvaluator, reduceEvaluator, reshapeEvaluator } fro
 import { generateEvaluator } from './generate.ts'
 import { literalEvaluator, productEvaluator, readEvaluator } from './leaf.ts'
 import { weightedCastEvaluator } from './importance.ts'
+import { lowRankEvaluator } from './low-rank.ts'
 import { matrixEvaluator } from './matrices.ts'
 import type { Evaluator } from './node.ts'
 import { permuteEvaluator } from './permute.ts'
@@ -48,6 +49,8 @@ export function compile(recipe: Recipe, depth = 0): Evaluator {
       const operand = (value: number | Recipe): number | Evaluator => (typeof value === 'number' ? value : inF32(value))
       return affineEvaluator(recipe, inF32(recipe.of), operand(recipe.mul), operand(recipe.add))
     }
+    case 'low-rank':
+      return lowRankEvaluator(recipe, inF32)
     case 'reduce':
       return reduceEvaluator(recipe, inF32(recipe.of))
     case 'dequantize': {

@@ -1,7 +1,15 @@
 import { bytesOf, dtypeInfo, elementCount, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
-import type { Recipe } from '../../core/tensor.ts'
-import { elementRange, panelElements, sequenceBytes, stackBytes, type Evaluator, type Run } from './node.ts'
+import type { Recipe, Reduction } from '../../core/tensor.ts'
+import {
+  commonMultiple,
+  elementRange,
+  panelElements,
+  sequenceBytes,
+  stackBytes,
+  type Evaluator,
+  type Run,
+} from './node.ts'
 
 /** The fault that a kernel found, before anyone knows which tensor it was computing. */
 export class BadElement extends Error {
@@ -80,6 +88,9 @@ export function reshapeEvaluator(recipe: Recipe & { op: 'reshape' }, of: Evaluat
 /** An operand that broadcasts is held whole while a tile is computed: norms and scales, not matrices. */
 const MAX_BROADCAST_ELEMENTS = 1 << 22
 
+/** Ranges keep runs whole up to this: the value of one may take as much as its run. */
+const MAX_RUN = 1 << 20
+
 /** f32 throughout: the product is rounded, then the sum. */
 export function affineEvaluator(
   recipe: Recipe & { op: 'affine' },
@@ -87,11 +98,13 @@ export function affineEvaluator(
   mul: Operand,
   add: Operand,
 ): Evaluator {
-  const operands = [mul, add].map((operand) => operandOf(operand, recipe.shape))
+  const times = operandOf(mul, recipe.shape)
+  const plus = operandOf(add, recipe.shape)
+  const operands = [times, plus]
   return {
     info: recipe,
     elements: of.elements,
-    quantum: of.quantum,
+    quantum: operands.reduce((quantum, { run }) => commonMultiple(quantum, run), of.quantum),
     scratch: (start, count) =>
       sequenceBytes([
         { kept: 0, scratch: of.scratch(start, count) },
@@ -103,13 +116,14 @@ export function affineEvaluator(
       run.stack.scope(async () => {
         await of.fill(start, count, into, run)
         const values = new Float32Array(into.buffer, into.byteOffset, count)
-        const [times, plus] = operands
-        const scale = await times?.load(start, count, run)
-        const shift = await plus?.load(start, count, run)
-        if (scale === undefined || shift === undefined) return
-        for (let i = 0; i < count; i++) {
-          values[i] = Math.fround(Math.fround((values[i] ?? 0) * scale(i)) + shift(i))
+        const scale = await times.load(start, count, run)
+        const shift = await plus.load(start, count, run)
+        if (typeof scale === 'number' && typeof shift === 'number') {
+          for (let i = 0; i < count; i++) values[i] = Math.fround((values[i] ?? 0) * scale) + shift
+          return
         }
+        const [scaleAt, shiftAt] = [each(scale), each(shift)]
+        for (let i = 0; i < count; i++) values[i] = Math.fround((values[i] ?? 0) * scaleAt(i)) + shiftAt(i)
       }),
   }
 }
@@ -117,24 +131,38 @@ export function affineEvaluator(
 /** A number, or an f32 evaluator that broadcasts. */
 export type Operand = number | Evaluator
 
+/** One value for all, or the value for the i-th element of a range. */
+type Loaded = number | ((i: number) => number)
+
+function each(loaded: Loaded): (i: number) => number {
+  return typeof loaded === 'number' ? () => loaded : loaded
+}
+
 interface LoadedOperand {
+  /** Elements that share a value, side by side; 1 where that does not matter. */
+  readonly run: number
   memory(start: number, count: number): { kept: number; scratch: number }
   reads(start: number, count: number): number
-  /** The value for the i-th element of the range. */
-  load(start: number, count: number, run: Run): Promise<(i: number) => number>
+  load(start: number, count: number, run: Run): Promise<Loaded>
 }
 
 function operandOf(operand: Operand, shape: readonly number[]): LoadedOperand {
   if (typeof operand === 'number') {
     const value = Math.fround(operand)
-    return { memory: () => ({ kept: 0, scratch: 0 }), reads: () => 0, load: async () => () => value }
+    return { run: 1, memory: () => ({ kept: 0, scratch: 0 }), reads: () => 0, load: async () => value }
   }
-  const whole = operand.elements !== elementCount(shape)
+  const inner = operand.elements === elementCount(shape) ? 1 : sharedRun(operand.info.shape, shape)
+  const whole = inner === null
   if (whole && operand.elements > MAX_BROADCAST_ELEMENTS) {
     throw new AppError('unsupported', `An operand of ${operand.elements} elements is too large to broadcast`)
   }
-  const range = (start: number, count: number): [number, number] => (whole ? [0, operand.elements] : [start, count])
+  const range = (start: number, count: number): [number, number] => {
+    if (inner === null) return [0, operand.elements]
+    const first = Math.floor(start / inner)
+    return [first, Math.ceil((start + count) / inner) - first]
+  }
   return {
+    run: inner !== null && inner <= MAX_RUN ? inner : 1,
     memory(start, count) {
       const [from, length] = range(start, count)
       return { kept: stackBytes(length * 4), scratch: operand.scratch(from, length) }
@@ -145,11 +173,21 @@ function operandOf(operand: Operand, shape: readonly number[]): LoadedOperand {
       const buffer = run.stack.take(length * 4)
       await run.stack.scope(() => operand.fill(from, length, buffer, run))
       const values = new Float32Array(buffer.buffer, buffer.byteOffset, length)
-      if (!whole) return (i) => values[i] ?? 0
+      if (inner === 1) return (i) => values[i] ?? 0
+      if (inner !== null) return (i) => values[Math.floor((start + i) / inner) - from] ?? 0
       const at = broadcastIndex(operand.info.shape, shape)
       return (i) => values[at(start + i)] ?? 0
     },
   }
+}
+
+/** Elements of `shape` that share a value of an operand which has all axes but the last few, of size 1; null for others. */
+function sharedRun(small: readonly number[], shape: readonly number[]): number | null {
+  const last = small.findLastIndex((size) => size !== 1)
+  if (small.length !== shape.length || last < 0) return null
+  return small.slice(0, last + 1).join() === shape.slice(0, last + 1).join()
+    ? elementCount(shape.slice(last + 1))
+    : null
 }
 
 /** Maps an element's index in `shape` to the index of its operand in `small`. */
@@ -211,12 +249,17 @@ export function reduceEvaluator(recipe: Recipe & { op: 'reduce' }, of: Evaluator
           })
         }
         const output = new Float32Array(into.buffer, into.byteOffset, count)
-        for (let i = 0; i < count; i++) output[i] = (sums[i] ?? 0) / (recipe.how === 'mean' ? size : 1)
+        for (let i = 0; i < count; i++) output[i] = outcome(recipe.how, sums[i] ?? 0, size)
       }),
   }
 }
 
-const IDENTITY = { sum: 0, mean: 0, absmax: 0, max: -Infinity, min: Infinity } as const
+function outcome(how: Reduction, folded: number, size: number): number {
+  if (how === 'mean') return folded / size
+  return how === 'inverse-norm' ? 1 / Math.sqrt(folded) : folded
+}
+
+const IDENTITY = { sum: 0, mean: 0, absmax: 0, max: -Infinity, min: Infinity, 'inverse-norm': 0 } as const
 
 const FOLD = {
   sum: (a: number, b: number) => a + b,
@@ -224,4 +267,5 @@ const FOLD = {
   max: (a: number, b: number) => Math.max(a, b),
   min: (a: number, b: number) => Math.min(a, b),
   absmax: (a: number, b: number) => Math.max(a, Math.abs(b)),
+  'inverse-norm': (a: number, b: number) => a + b * b,
 } as const

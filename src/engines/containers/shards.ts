@@ -1,4 +1,5 @@
 /** Plans safetensors files: one, or shards with an index, as huggingface_hub splits and names them. */
+import type { Checkpoint } from '../../core/checkpoint.ts'
 import { dtypeInfo, elementCount, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
@@ -182,6 +183,16 @@ export const DTYPE_OPTION: OptionSpec = {
 export function dtypeOption(options: OptionValues): 'f32' | 'f16' | 'bf16' | null {
   const value = options[DTYPE_OPTION.name]
   return value === 'f32' || value === 'f16' || value === 'bf16' ? value : null
+}
+
+/** The checkpoint as `keep` has it: what is computed in f32 from a smaller type goes back to that. `dtype` is what was asked for. */
+export function withKeptTypes(checkpoint: Checkpoint, dtype: DType | null): Checkpoint {
+  const { tensors, kept } = checkpoint
+  if (dtype !== null || kept === undefined) return checkpoint
+  return {
+    ...checkpoint,
+    tensors: new Map([...tensors].map(([role, recipe]) => [role, cast(recipe, kept.get(role) ?? recipe.dtype)])),
+  }
 }
 
 /** Scalar types that kernels cast from. */

@@ -22,6 +22,7 @@ import {
   SHARD_OPTION,
   shardSizeOf,
   transposedBack,
+  withKeptTypes,
   type NamedTensor,
 } from '../containers/shards.ts'
 import { carriedFiles, companionFiles, jsonFile } from '../transformers/companions.ts'
@@ -50,9 +51,10 @@ const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 /** The plan of a folder: weights first, config.json, which completes it, last. */
 export async function planHuggingFace(given: Checkpoint, options: OptionValues): Promise<Plan> {
   const limit = shardSizeOf(options)
-  const checkpoint = await configured(given, options['config'])
+  const dtype = dtypeOption(options)
+  const checkpoint = withKeptTypes(await configured(given, options['config']), dtype)
   if (checkpoint.architecture === NO_ARCHITECTURE && isHuggingFace(checkpoint.config.raw))
-    return planUndescribed(checkpoint, dtypeOption(options), limit)
+    return planUndescribed(checkpoint, dtype, limit)
   requireArchitecture(
     checkpoint,
     'a HuggingFace model',
@@ -60,7 +62,7 @@ export async function planHuggingFace(given: Checkpoint, options: OptionValues):
   )
   const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
   const findings: Finding[] = []
-  const tensors = nameTensors(checkpoint, architecture, dtypeOption(options), findings)
+  const tensors = nameTensors(checkpoint, architecture, dtype, findings)
   const config = configJson(checkpoint, architecture, mainType(tensors, checkpoint.config.dtype))
   return planFolder(tensors, companionFiles(checkpoint, findings), config, limit, findings)
 }

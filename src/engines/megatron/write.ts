@@ -14,6 +14,7 @@ import {
   dtypeOption,
   isCastable,
   readBytes,
+  withKeptTypes,
 } from '../containers/shards.ts'
 import { companionFiles, jsonFile } from '../transformers/companions.ts'
 import { CONFIG_FILE } from '../transformers/files.ts'
@@ -107,8 +108,9 @@ export const WRITE_OPTIONS: readonly OptionSpec[] = [
 ]
 
 /** The plan of a checkpoint: weights first; the tracker, which completes it, last. */
-export async function planMegatron(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
-  requireArchitecture(checkpoint, 'a Megatron checkpoint')
+export async function planMegatron(given: Checkpoint, options: OptionValues): Promise<Plan> {
+  requireArchitecture(given, 'a Megatron checkpoint')
+  const checkpoint = withKeptTypes(given, dtypeOption(options))
   const { config } = checkpoint
   const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
   const slots = slotsOf(architecture, config)

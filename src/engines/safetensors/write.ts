@@ -14,6 +14,7 @@ import {
   SHARD_OPTION,
   shardSizeOf,
   transposedBack,
+  withKeptTypes,
   type NamedTensor,
 } from '../containers/shards.ts'
 
@@ -24,8 +25,9 @@ export const WRITE_OPTIONS: readonly OptionSpec[] = [DTYPE_OPTION, SHARD_OPTION]
 const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 
 /** The plan of a file of all tensors, or of shards with an index, which comes last. */
-export async function planSafetensors(checkpoint: Checkpoint, options: OptionValues): Promise<Plan> {
+export async function planSafetensors(given: Checkpoint, options: OptionValues): Promise<Plan> {
   const dtype = dtypeOption(options)
+  const checkpoint = withKeptTypes(given, dtype)
   const limit = shardSizeOf(options)
   const findings: Finding[] = []
   const tensors = castStored(await spelled(checkpoint), dtype, findings)

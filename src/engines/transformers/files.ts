@@ -47,7 +47,7 @@ const REFUSED: readonly { readonly name: RegExp; readonly what: string; readonly
   {
     name: /^(?:adapter_model\.(?:safetensors|bin)|adapter_config\.json)$/,
     what: 'a LoRA adapter, not a model',
-    hint: 'Merge it into its base model first (PEFT: merge_and_unload, then save_pretrained).',
+    hint: 'Convert its base model, and give the adapter with --adapter PATH.',
   },
   {
     name: /^consolidated.*\.(?:safetensors|pth)$/,

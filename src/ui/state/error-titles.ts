@@ -4,6 +4,7 @@ import type { ErrorCode } from '../../core/errors.ts'
 export const ERROR_TITLES: Readonly<Record<ErrorCode, string>> = {
   'not-a-model': 'No model found there',
   unsupported: 'This cannot be converted yet',
+  'needs-base': 'An adapter needs its base model',
   malformed: 'A file is damaged',
   truncated: 'A file is incomplete',
   'missing-file': 'A file is missing',
