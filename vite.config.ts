@@ -68,7 +68,7 @@ export default defineConfig({
   },
   worker: { format: 'es' },
   // Found only once a worker runs, it would reload the page under development.
-  optimizeDeps: { include: ['hash-wasm'] },
+  optimizeDeps: { include: ['hash-wasm', '@wllama/wllama/esm/index.js'] },
   server: { headers: ISOLATION },
   preview: { headers: ISOLATION },
   plugins: [

@@ -25,7 +25,7 @@ export default defineConfig({
   worker: { format: 'es' },
   publicDir: false,
   // Known beforehand: a dependency found in mid-run reloads the page and its tests with it.
-  optimizeDeps: { entries: ['tests/browser/unit/**/*.ts'], include: ['hash-wasm'] },
+  optimizeDeps: { entries: ['tests/browser/unit/**/*.ts'], include: ['hash-wasm', '@wllama/wllama/esm/index.js'] },
   test: {
     include: ['tests/browser/unit/**/*.browser.test.ts'],
     testTimeout: 60_000,
