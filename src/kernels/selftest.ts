@@ -4,14 +4,14 @@
  * subnormal. A few KiB an op.
  */
 import { bytesOf, DTYPES, requiresImportance } from '../core/dtype.ts'
-import type { Backend, Importance, KernelOp } from './backend.ts'
+import type { AnyOp, Backend, Importance, KernelOp } from './backend.ts'
 import { describeOp } from './check.ts'
 import { ENCODE } from './reference/float.ts'
 import { createReferenceBackend } from './reference/index.ts'
 
 /** An op that a backend got wrong. */
 export interface SelfTestFailure {
-  readonly op: KernelOp
+  readonly op: AnyOp
   /** For people: what differed. */
   readonly reason: string
 }
@@ -58,7 +58,7 @@ export const COMMON_OPS: readonly KernelOp[] = [
 ]
 
 /** Pseudo-random numbers in [0, 1): a 32-bit counter, scrambled. */
-function randoms(seed: number): () => number {
+export function randoms(seed: number): () => number {
   let state = seed
   return () => {
     state = (state + 0x9e3779b9) | 0

@@ -4,7 +4,9 @@ import { bytesOf, type DType } from '../../src/core/dtype.ts'
 import type { MatrixScheme } from '../../src/core/matrix-scheme.ts'
 import { schemeFields, schemeGroups, tensorBytes, type GroupScheme, type Scheme } from '../../src/core/tensor.ts'
 import type { Backend, SchemeOp } from '../../src/kernels/backend.ts'
+import { chooseBackend } from '../../src/kernels/dispatch.ts'
 import { encodeBf16, encodeF16 } from '../../src/kernels/reference/float.ts'
+import { SCHEME_OPS, selfTestSchemes } from '../../src/kernels/selftest-schemes.ts'
 import { bytesView, expectSameBytes, FLOATS, reference, wasm } from './backends.ts'
 import { distributions, randoms } from './distributions.ts'
 
@@ -103,7 +105,31 @@ describe('every kernel is there', () => {
     }
   })
 
-  test('what has no kernel is left to the reference', () => {
+  test('passes its self-test with all ops, and a liar does not', async () => {
+    const [local] = backends
+    for (const op of SCHEME_OPS) expect(local!.speed(op)).toBeGreaterThan(0)
+    expect(await selfTestSchemes(local!)).toEqual([])
+    const liar: Backend = {
+      ...local!,
+      prepareScheme: (op) => ({
+        op,
+        async run(parts, values, rows, columns) {
+          const result = await local!.prepareScheme(op).run(parts, values, rows, columns)
+          const made = op.kind === 'quantize' ? parts['codes']! : values
+          made[made.length - 1]! ^= 1
+          return result
+        },
+      }),
+    }
+    const failures = await selfTestSchemes(liar)
+    expect(failures).toHaveLength(SCHEME_OPS.length)
+    const op = SCHEME_OPS[0]!
+    const choice = chooseBackend([liar, reference], op, new Map([[liar, failures]]))
+    expect(choice.backend).toBe(reference)
+    expect(choice.reason).toContain('failed its self-test')
+  })
+
+  test('what has no kernel is left to the reference, with the reason', () => {
     for (const op of [
       { kind: 'quantize', from: 'f64', scheme: { kind: 'affine', bits: 4, group: 32 } },
       { kind: 'quantize', from: 'f32', scheme: { kind: 'affine', bits: 4, group: 48 } },
@@ -111,7 +137,9 @@ describe('every kernel is there', () => {
     ] satisfies SchemeOp[]) {
       expect(backends[0]!.speed(op)).toBe(0)
       expect(() => backends[0]!.prepareScheme(op)).toThrow(expect.objectContaining({ code: 'unsupported' }))
-      expect(reference.speed(op)).toBeGreaterThan(0)
+      const choice = chooseBackend([backends[0]!, reference], op)
+      expect(choice.backend).toBe(reference)
+      expect(choice.reason).toContain('cannot do')
     }
   })
 })
