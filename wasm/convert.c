@@ -50,6 +50,8 @@ __attribute__((export_name("convert"))) int convert(int from, int to, const uint
     case MXFP4: return quantize((enum type)from, in, out, n, quantize_mxfp4, 32, 17);
     case TQ1_0: return quantize((enum type)from, in, out, n, quantize_tq1_0, 256, 54);
     case TQ2_0: return quantize((enum type)from, in, out, n, quantize_tq2_0, 256, 66);
+    case Q1_0: return quantize((enum type)from, in, out, n, quantize_q1_0, 128, 18);
+    case Q2_0: return quantize((enum type)from, in, out, n, quantize_q2_0, 64, 18);
     case IQ1_M: return quantize((enum type)from, in, out, n, quantize_iq1_m, 256, 56);
     case IQ2_S: return quantize((enum type)from, in, out, n, quantize_iq2_s, 256, 82);
     default: return to <= BF16 ? cast((enum type)from, (enum type)to, in, out, n) : UNSUPPORTED;

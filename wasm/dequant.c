@@ -135,6 +135,14 @@ static void tq2_0(const uint8_t *p, float d, any_float *y) {
   for (int i = 0; i < 256; i++) y[i] = (float)((p[(i >> 7) * 32 + (i & 31)] >> (i >> 5 & 3) * 2 & 3) - 1) * d;
 }
 
+static void q1_0(const uint8_t *p, float d, any_float *y) {
+  for (int i = 0; i < 128; i++) y[i] = (p[2 + (i >> 3)] >> (i & 7) & 1) ? d : -d;
+}
+
+static void q2_0(const uint8_t *p, float d, any_float *y) {
+  for (int i = 0; i < 64; i++) y[i] = (float)((p[2 + (i >> 2)] >> (i & 3) * 2 & 3) - 1) * d;
+}
+
 static int all_iq1_m(const uint8_t *in, float *y, int n) {
   for (int i = 0; i < n; i += 256, in += 56, y += 256) {
     uint16_t half = scale_iq1_m(in);
@@ -171,6 +179,8 @@ int dequantize(enum type from, const uint8_t *in, float *out, int n) {
     case MXFP4: return mxfp4(in, y, n);
     case TQ1_0: EACH_BLOCK(256, 54, 52, -1, tq1_0(in, d, y))
     case TQ2_0: EACH_BLOCK(256, 66, 64, -1, tq2_0(in, d, y))
+    case Q1_0: EACH_BLOCK(128, 18, 0, -1, q1_0(in, d, y))
+    case Q2_0: EACH_BLOCK(64, 18, 0, -1, q2_0(in, d, y))
     case IQ1_S: EACH_BLOCK(256, 50, 0, -1, iq1_s(in, d, (float *)y))
     case IQ1_M: return all_iq1_m(in, out, n);
     case IQ2_XXS: EACH_BLOCK(256, 66, 0, -1, iq2_xxs(in, d, (float *)y))

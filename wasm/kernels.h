@@ -28,7 +28,9 @@ enum type {
   IQ2_XS,
   IQ2_S,
   IQ3_XXS,
-  IQ3_S
+  IQ3_S,
+  Q1_0,
+  Q2_0
 };
 
 /* Copies n values to f32; -1, or the first that is not finite (then the rest is undefined). */
@@ -52,6 +54,8 @@ int quantize_iq3_s(const float *x, uint8_t *out, int n);
 int quantize_mxfp4(const float *x, uint8_t *out, int n);
 int quantize_tq1_0(const float *x, uint8_t *out, int n);
 int quantize_tq2_0(const float *x, uint8_t *out, int n);
+int quantize_q1_0(const float *x, uint8_t *out, int n);
+int quantize_q2_0(const float *x, uint8_t *out, int n);
 int quantize_iq1_m(const float *x, uint8_t *out, int n);
 int quantize_iq2_s(const float *x, uint8_t *out, int n);
 

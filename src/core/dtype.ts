@@ -42,6 +42,8 @@ export const DTYPES = {
   iq4_xs: { block: 256, bytes: 136, kind: 'quant' },
   tq1_0: { block: 256, bytes: 54, kind: 'quant' },
   tq2_0: { block: 256, bytes: 66, kind: 'quant' },
+  q1_0: { block: 128, bytes: 18, kind: 'quant' },
+  q2_0: { block: 64, bytes: 18, kind: 'quant' },
   mxfp4: { block: 32, bytes: 17, kind: 'quant' },
 } as const satisfies Record<string, DTypeInfo>
 
@@ -61,7 +63,7 @@ export function dtypeInfo(dtype: DType): DTypeInfo {
   return DTYPES[dtype]
 }
 
-const IGNORES_IMPORTANCE: ReadonlySet<DType> = new Set<DType>(['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'])
+const IGNORES_IMPORTANCE: ReadonlySet<DType> = new Set<DType>(['q8_0', 'mxfp4', 'tq1_0', 'tq2_0', 'q1_0', 'q2_0'])
 
 /** Whether quantising to this type makes use of an importance matrix; ggml ignores it for the others. */
 export function takesImportance(dtype: DType): boolean {

@@ -3,7 +3,7 @@
  * kind that has an own path somewhere: plain, of mixed scale, ties, zeros of both signs, one sign only, nearly equal,
  * subnormal. A few KiB an op.
  */
-import { bytesOf, DTYPES, requiresImportance } from '../core/dtype.ts'
+import { bytesOf, DTYPES, requiresImportance, takesImportance } from '../core/dtype.ts'
 import type { AnyOp, Backend, Importance, KernelOp } from './backend.ts'
 import { describeOp } from './check.ts'
 import { ENCODE } from './reference/float.ts'
@@ -36,16 +36,15 @@ const BLOCK_TYPES = [
   'mxfp4',
   'tq1_0',
   'tq2_0',
+  'q1_0',
+  'q2_0',
   'iq1_m',
   'iq2_s',
 ] as const
 /** The types that values cannot become without an importance matrix. */
 const ONLY_WEIGHTED_TYPES = ['iq1_s', 'iq2_xxs', 'iq2_xs'] as const
 /** The types that take an importance matrix. */
-const WEIGHTED_TYPES = [
-  ...BLOCK_TYPES.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'].includes(type)),
-  ...ONLY_WEIGHTED_TYPES,
-]
+const WEIGHTED_TYPES = [...BLOCK_TYPES.filter(takesImportance), ...ONLY_WEIGHTED_TYPES]
 
 /**
  * The ops that every backend may have: casts among the three common float types, quantising, by importance too, and

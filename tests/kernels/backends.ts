@@ -27,6 +27,8 @@ export const BLOCKS: readonly DType[] = [
   'mxfp4',
   'tq1_0',
   'tq2_0',
+  'q1_0',
+  'q2_0',
   'iq1_m',
   'iq2_s',
 ]
@@ -36,7 +38,7 @@ export const GRIDS: readonly DType[] = ['iq1_s', 'iq1_m', 'iq2_xxs', 'iq2_xs', '
 export const ONLY_WEIGHTED: readonly DType[] = GRIDS.filter((type) => !BLOCKS.includes(type))
 /** Those that take an importance matrix. */
 export const WEIGHTED: readonly DType[] = [
-  ...BLOCKS.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0'].includes(type)),
+  ...BLOCKS.filter((type) => !['q8_0', 'mxfp4', 'tq1_0', 'tq2_0', 'q1_0', 'q2_0'].includes(type)),
   ...ONLY_WEIGHTED,
 ]
 

@@ -32,6 +32,8 @@ export const TYPES = {
   tq1_0: [34, 54, 256],
   tq2_0: [35, 66, 256],
   mxfp4: [39, 17, 32],
+  q1_0: [41, 18, 128],
+  q2_0: [42, 18, 64],
 }
 
 /** The calls that the tests use. */

@@ -64,6 +64,8 @@ export const WRITABLE: ReadonlySet<WeightType> = new Set<WeightType>([
   'iq1_m',
   'tq1_0',
   'iq1_s',
+  'q2_0',
+  'q1_0',
 ])
 
 const BY_NAME = new Map(ggmlTypes().map((type) => [type.name.toLowerCase(), type]))

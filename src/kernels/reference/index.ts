@@ -37,6 +37,8 @@ import { iq4_nl } from './iq4_nl.ts'
 import { iq4_xs } from './iq4_xs.ts'
 import { addLowRank } from './low-rank.ts'
 import { mxfp4 } from './mxfp4.ts'
+import { q1_0 } from './q1_0.ts'
+import { q2_0 } from './q2_0.ts'
 import { q2_k } from './q2_k.ts'
 import { q3_k } from './q3_k.ts'
 import { q4_0 } from './q4_0.ts'
@@ -74,6 +76,8 @@ export const CODECS: { readonly [D in DType]?: BlockCodec } = {
   mxfp4,
   tq1_0,
   tq2_0,
+  q1_0,
+  q2_0,
 }
 
 /** Elements between two looks at the abort signal; whole blocks of every type. */
@@ -100,6 +104,8 @@ const SPEED: { readonly [D in DType]?: number } = {
   iq2_s: 0.06e6,
   tq1_0: 15e6,
   tq2_0: 15e6,
+  q1_0: 15e6,
+  q2_0: 15e6,
 }
 /** Of the types that are searched with an importance matrix. */
 const WEIGHTED_SPEED = 0.3e6

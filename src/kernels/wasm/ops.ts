@@ -28,6 +28,8 @@ const CODES: { readonly [D in DType]?: number } = {
   iq2_s: 22,
   iq3_xxs: 23,
   iq3_s: 24,
+  q1_0: 25,
+  q2_0: 26,
 }
 const LAST_FLOAT = 2
 
@@ -70,6 +72,8 @@ const QUANTISE_SPEED: { readonly [D in DType]?: number } = {
   mxfp4: 400e6,
   tq1_0: 500e6,
   tq2_0: 1e9,
+  q1_0: 1e9,
+  q2_0: 1e9,
 }
 /** The same with an importance matrix; the types that take one. */
 const WEIGHTED_SPEED: { readonly [D in DType]?: number } = {

@@ -67,8 +67,8 @@ const GGML_TYPES: ReadonlyMap<number, GgmlType> = new Map(
       [35, 'tq2_0', 256, 66, 'tq2_0'],
       [39, 'mxfp4', 32, 17, 'mxfp4'],
       [40, 'nvfp4', 64, 36, null],
-      [41, 'q1_0', 128, 18, null],
-      [42, 'q2_0', 64, 18, null],
+      [41, 'q1_0', 128, 18, 'q1_0'],
+      [42, 'q2_0', 64, 18, 'q2_0'],
     ] satisfies [number, string, number, number, DType | null][]
   ).map(([id, name, block, bytes, dtype]): [number, GgmlType] => [id, { id, name, block, bytes, dtype }]),
 )
