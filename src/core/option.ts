@@ -62,6 +62,8 @@ export interface Choice {
   readonly help: string
   /** One of the few that most people want: shown first, the others on demand. */
   readonly featured?: true
+  /** Leaves the weights of a model of the same format as they are: recommended where those are quantised already. */
+  readonly keeps?: true
   /** Other spellings that the command takes. */
   readonly aliases?: readonly string[]
 }

@@ -363,7 +363,7 @@ describe('convert', () => {
       code: 1,
       error: { error: { code: 'missing-file', where: { missing: parts('mine').slice(1) } } },
     })
-    expect(stderr).toContain('2 of the 3 files that the model is split into are not in mine')
+    expect(stderr).toContain('2 of the 3 files that the model is split into are missing: mine-00002')
   })
 
   test('an option of several texts is given once for each', async () => {

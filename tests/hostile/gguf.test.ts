@@ -500,14 +500,14 @@ const models: readonly ModelCase[] = [
     'a second part that is not there',
     { [A]: first() },
     'missing-file',
-    /m-00002-of-00002.gguf is not in folder/,
+    /m-00002-of-00002.gguf is missing/,
     { file: B },
   ],
   [
     'a first part that is not there',
     { [B]: part(1, 2) },
     'missing-file',
-    /m-00001-of-00002.gguf is not in folder/,
+    /m-00001-of-00002.gguf is missing/,
     { file: A },
   ],
   [

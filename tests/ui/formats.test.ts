@@ -7,6 +7,7 @@ import {
   matchingRows,
   preferred,
   readableThings,
+  sourceKind,
   splitTitle,
   writableNames,
 } from '../../src/ui/state/formats.ts'
@@ -15,6 +16,7 @@ interface Given {
   readonly value: string
   readonly size: number | null
   readonly featured?: true
+  readonly keeps?: true
   readonly reason?: string
 }
 
@@ -31,11 +33,12 @@ function format(id: string, title: string, choices: readonly Given[], more: Form
         help: '',
         kind: {
           kind: 'choice',
-          choices: choices.map(({ value, featured }) => ({
+          choices: choices.map(({ value, featured, keeps }) => ({
             value,
             title: value.toUpperCase(),
             help: '',
             ...(featured === undefined ? {} : { featured }),
+            ...(keeps === undefined ? {} : { keeps }),
           })),
           default: choices[0]?.value ?? '',
         },
@@ -56,6 +59,8 @@ function format(id: string, title: string, choices: readonly Given[], more: Form
   }))
   return { info, targets }
 }
+
+const from = (format: string) => ({ format, quantised: false })
 
 const hf = format('huggingface', 'HuggingFace (transformers)', [
   { value: 'keep', size: 100, featured: true },
@@ -81,14 +86,17 @@ const targets = all.flatMap((one) => one.targets)
 const formats = all.map(({ info }) => info)
 
 test('formats come in a fixed order, that of the source behind, what cannot be reached last', () => {
-  const order = (source: string) => groupTargets(targets, formats, source).map((group) => group.format)
+  const order = (format: string) => groupTargets(targets, formats, from(format)).map((group) => group.format)
   expect(order('huggingface')).toEqual(['gguf', 'mlx', 'huggingface', 'zzz'])
-  expect(order('gguf')).toEqual(['mlx', 'huggingface', 'gguf', 'zzz'])
-  expect(groupTargets(targets, formats, 'gguf').at(-1)).toMatchObject({ reachable: false, reason: 'Not this one.' })
+  expect(order('mlx')).toEqual(['gguf', 'huggingface', 'mlx', 'zzz'])
+  expect(groupTargets(targets, formats, from('mlx')).at(-1)).toMatchObject({
+    reachable: false,
+    reason: 'Not this one.',
+  })
 })
 
 test('the recommended choice comes first, then the featured ones and the chosen one by size', () => {
-  const [group] = groupTargets(targets, formats, 'huggingface')
+  const [group] = groupTargets(targets, formats, from('huggingface'))
   const titles = (chosen: number) => featuredRows(group!, chosen).map(({ target }) => target.title)
   expect(titles(-1)).toEqual(['Q4', 'Q8'])
   expect(titles(targets.indexOf(gguf.targets[2]!))).toEqual(['Q4', 'Q2', 'Q8'])
@@ -98,7 +106,7 @@ test('the recommended choice comes first, then the featured ones and the chosen 
 })
 
 test('what an option can remedy stays open, other things are closed with their reason', () => {
-  const [group] = groupTargets(targets, formats, 'huggingface')
+  const [group] = groupTargets(targets, formats, from('huggingface'))
   const closed = new Map(group!.rows.map(({ target, closed }) => [target.title, closed]))
   expect(closed.get('IQ1')).toBeNull()
   expect(closed.get('F16')).toBe('A weight is too large.')
@@ -108,23 +116,53 @@ test('what an option can remedy stays open, other things are closed with their r
     [{ value: 'q4', size: null, reason: 'Give --config first.' }],
     [{ name: 'config', title: 'Configuration', help: '', kind: { kind: 'text', default: null, file: true } }],
   )
-  expect(groupTargets(needy.targets, [needy.info], 'x')[0]).toMatchObject({
+  expect(groupTargets(needy.targets, [needy.info], from('x'))[0]).toMatchObject({
     reachable: false,
     remedy: { spec: { name: 'config' }, index: 0 },
   })
 })
 
 test('what is preselected is what the first reachable format recommends', () => {
-  const at = (source: string) => targets[preferred(groupTargets(targets, formats, source))]
+  const at = (format: string) => targets[preferred(groupTargets(targets, formats, from(format)))]
   expect(at('huggingface')).toBe(gguf.targets[0])
-  expect(at('gguf')).toBe(mlx.targets[0])
-  expect(preferred(groupTargets(strange.targets, [strange.info], ''))).toBe(-1)
+  expect(at('mlx')).toBe(gguf.targets[0])
+  expect(preferred(groupTargets(strange.targets, [strange.info], from('')))).toBe(-1)
+})
+
+test('a format that can leave its own weights alone comes first, and is recommended so where they are quantised', () => {
+  const able = format('mlx', 'MLX', [
+    { value: '4bit', size: 30 },
+    { value: 'copy', size: 40, keeps: true },
+  ])
+  const some = [gguf, able]
+  const groups = (quantised: boolean) =>
+    groupTargets(
+      some.flatMap((one) => one.targets),
+      some.map(({ info }) => info),
+      { format: 'mlx', quantised },
+    )
+  for (const [quantised, title] of [
+    [true, 'COPY'],
+    [false, '4BIT'],
+  ] as const) {
+    const [first] = groups(quantised)
+    expect(first?.format).toBe('mlx')
+    expect(featuredRows(first!, -1)[0]?.target.title).toBe(title)
+    expect(preferred(groups(quantised))).toBe(first?.rows.find(({ usual }) => usual)?.index)
+  }
+  const dtypes = (q8: number) =>
+    [
+      { dtype: 'q8_0', bytes: q8 },
+      { dtype: 'f32', bytes: 50 },
+    ] as const
+  expect(sourceKind({ format: 'gguf', dtypes: dtypes(60) }).quantised).toBe(true)
+  expect(sourceKind({ format: 'gguf', dtypes: dtypes(40) }).quantised).toBe(false)
 })
 
 test('formats that the page knows nothing of are shown all the same', () => {
-  const [, , , group] = groupTargets(targets, [], 'huggingface')
+  const [, , , group] = groupTargets(targets, [], from('huggingface'))
   expect(group?.title).toBe('Strange')
-  expect(featuredRows(groupTargets(targets, [], '')[0]!, -1)).toHaveLength(5)
+  expect(featuredRows(groupTargets(targets, [], from(''))[0]!, -1)).toHaveLength(5)
 })
 
 test('what can be read and written is told from the engines', () => {

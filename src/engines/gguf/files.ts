@@ -149,7 +149,7 @@ async function joinParts(
   // the one that was opened is there, whatever the case of its letters
   paths[opened] = first.file.path
   const missing = paths.filter((path) => !present.has(path))
-  if (missing.length > 0) throw missingFiles(missing, count, folder.name)
+  if (missing.length > 0) throw missingFiles(missing, count)
   const files: SourceFile[] = []
   const headers: GgufHeader[] = []
   const tensors: LocatedTensor[] = []

@@ -62,6 +62,7 @@ export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
           value: COPY,
           title: 'As it is',
           help: 'Each tensor keeps its type: to split, merge or edit a GGUF file, or for an exact copy of other weights.',
+          keeps: true,
         },
       ],
       default: DEFAULT_MIX,

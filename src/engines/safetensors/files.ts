@@ -66,5 +66,5 @@ export function requireWholeSet(paths: readonly string[], folder: string): void 
   const missing = Array.from({ length: count }, (_, at) => at + 1).filter((part) => !there.has(part))
   if (missing.length === 0 && paths.length === count) return
   const name = (part: number): string => `${first[1]}-${String(part).padStart(5, '0')}-of-${first[3]}.safetensors`
-  throw missingFiles((missing.length === 0 ? [count] : missing).map(name), count, folder)
+  throw missingFiles((missing.length === 0 ? [count] : missing).map(name), count)
 }

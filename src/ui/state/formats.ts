@@ -1,4 +1,5 @@
-import type { FormatInfo, Target } from '../../api/wire.ts'
+import type { FormatInfo, Inspection, Target } from '../../api/wire.ts'
+import { dtypeInfo } from '../../core/dtype.ts'
 import type { Choice, OptionSpec } from '../../core/option.ts'
 
 /** What there is to drop, by format, in the order in which targets are shown: by how often they are wanted. */
@@ -62,10 +63,35 @@ function isChoice(spec: OptionSpec): spec is OptionSpec & { readonly kind: Choic
   return spec.kind.kind === 'choice'
 }
 
-function choiceOf(target: Target, info: FormatInfo | undefined): { choice: Choice; usual: boolean } | null {
+/** What is known of a model that decides what is recommended for it. */
+export interface SourceKind {
+  readonly format: string
+  /** Whether most of its weights have lost something already. */
+  readonly quantised: boolean
+}
+
+/** What decides what is recommended for a model. */
+export function sourceKind({ format, dtypes }: Pick<Inspection, 'format' | 'dtypes'>): SourceKind {
+  const bytes = (some: Inspection['dtypes']): number => some.reduce((sum, part) => sum + part.bytes, 0)
+  const lossy = dtypes.filter(({ dtype }) => dtypeInfo(dtype).kind === 'quant')
+  return { format, quantised: 2 * bytes(lossy) > bytes(dtypes) }
+}
+
+/** The choice that leaves the weights of a model of the same format as they are; undefined if there is none. */
+function keeper(info: FormatInfo | undefined): Choice | undefined {
+  return mainOption(info)?.kind.choices.find(({ keeps }) => keeps === true)
+}
+
+function choiceOf(
+  target: Target,
+  info: FormatInfo | undefined,
+  { format, quantised }: SourceKind,
+): { choice: Choice; usual: boolean } | null {
   const main = mainOption(info)
   const choice = main?.kind.choices.find(({ value }) => value === target.options[main.name])
-  return main === null || choice === undefined ? null : { choice, usual: choice.value === main.kind.default }
+  if (main === null || choice === undefined) return null
+  const kept = quantised && format === target.format ? keeper(info) : undefined
+  return { choice, usual: choice.value === (kept?.value ?? main.kind.default) }
 }
 
 /** The option that a text names, as `--name`, among those of a format. */
@@ -79,32 +105,42 @@ function mentions(text: string, name: string): boolean {
   return new RegExp(`--${name}(?![\\w-])`).test(text)
 }
 
-/** Targets by format: the usual ones first, the source's own format last, then what cannot be reached. */
+/**
+ * Targets by format: the usual ones first, the source's own format last, then what cannot be reached. A format that can
+ * be rewritten without touching the weights comes first for its own models: to split, to edit, to quantise.
+ */
 export function groupTargets(
   targets: readonly Target[],
   formats: readonly FormatInfo[],
-  source: string,
+  source: SourceKind,
 ): readonly FormatGroup[] {
   const order = [...ACCEPTS.keys()]
   const place = (format: string): number => {
     const known = order.indexOf(format)
-    return (known < 0 ? order.length : known) + (format === source ? 2 * order.length : 0)
+    if (format !== source.format) return known < 0 ? order.length : known
+    return keeper(formats.find(({ id }) => id === format)) === undefined ? 2 * order.length : -1
   }
   const ids = [...new Set(targets.map(({ format }) => format))].sort((a, b) => place(a) - place(b))
-  const groups = ids.map((id) => groupOf(id, targets, formats))
+  const groups = ids.map((id) => groupOf(id, targets, formats, source))
   return [...groups.filter(({ reachable }) => reachable), ...groups.filter(({ reachable }) => !reachable)]
 }
 
-function groupOf(format: string, targets: readonly Target[], formats: readonly FormatInfo[]): FormatGroup {
+function groupOf(
+  format: string,
+  targets: readonly Target[],
+  formats: readonly FormatInfo[],
+  source: SourceKind,
+): FormatGroup {
   const info = formats.find(({ id }) => id === format)
   const members = targets.flatMap((target, index) => (target.format === format ? [{ target, index }] : []))
-  const known = members.map((member) => ({ ...member, is: choiceOf(member.target, info) }))
+  const known = members.map((member) => ({ ...member, is: choiceOf(member.target, info, source) }))
   const some = known.some(({ is }) => is?.choice.featured === true)
   const rows = known
     .map(({ target, index, is }, at): Row => ({
       index,
       target,
-      featured: some ? is?.choice.featured === true : at < FEW,
+      featured:
+        (some ? is?.choice.featured === true : at < FEW) || (format === source.format && is?.choice.keeps === true),
       usual: is?.usual ?? false,
       closed: target.cost === null && optionNamed(target.reason ?? '', info) === null ? whyNot(target) : null,
     }))

@@ -4,7 +4,7 @@ import type { Report } from '../../core/job.ts'
 import type { OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { ConvertRequest, DeviceInfo, FormatInfo, PlanSummary, Target } from '../../api/wire.ts'
-import { groupTargets, preferred } from './formats.ts'
+import { groupTargets, preferred, sourceKind } from './formats.ts'
 import { Job } from './job.svelte.ts'
 import { Kept } from './kept.svelte.ts'
 import { changed, codeOf, furtherOptions, openTransforms, TRANSFORM_OPTIONS } from './options.ts'
@@ -186,7 +186,7 @@ export class Session {
         this.#learn(),
       ])
       if (run !== this.#openRun) return
-      const groups = groupTargets(targets, formats, inspection.format)
+      const groups = groupTargets(targets, formats, sourceKind(inspection))
       this.model = { place, inspection, targets, groups }
       this.#options = new Map()
       this.#targeted.clear()
@@ -278,7 +278,7 @@ export class Session {
     this.#targeted.set(format, code)
     const left = [...fresh]
     const targets = model.targets.map((target) => (target.format === format ? (left.shift() ?? target) : target))
-    this.model = { ...model, targets, groups: groupTargets(targets, this.formats, model.inspection.format) }
+    this.model = { ...model, targets, groups: groupTargets(targets, this.formats, sourceKind(model.inspection)) }
   }
   /** With which options the costs of a format's choices were looked up last. */
   readonly #targeted = new Map<string, string>()

@@ -110,8 +110,9 @@ test('a single GGUF file is opened; several files go into a folder of their own 
   await visit(context, site.url)
   await drop(page, [reference.path])
   await expect(page.getByRole('heading', { name: 'Convert it to' })).toBeVisible()
-  // The format that it has comes last.
-  await expect(page.locator('fieldset').getByRole('heading', { level: 3 }).last()).toHaveText(/^GGUF/)
+  // Its own format comes first: nothing is lost by leaving its quantised weights alone.
+  await expect(page.locator('fieldset').getByRole('heading', { level: 3 }).first()).toHaveText(/^GGUF/)
+  await expect(page.getByRole('radio', { name: /^As it is/ })).toBeChecked()
   await page.getByRole('radio', { name: /^Q8_0/ }).check()
   await page.getByText('More options').click()
   await page.getByLabel('Split by tensors').fill('30')
