@@ -39,9 +39,12 @@ export function noRoom(bytes: number): string | null {
 }
 
 /** Whether the file behind a path has this SHA-256 is to be seen from the file, not from what a report says. */
-export async function sha256Of(file: string): Promise<string> {
+export async function sha256Of(
+  file: string,
+  range: { readonly start?: number; readonly end?: number } = {},
+): Promise<string> {
   const hash = createHash('sha256')
-  for await (const chunk of createReadStream(file, { highWaterMark: 2 ** 20 })) hash.update(chunk as Buffer)
+  for await (const chunk of createReadStream(file, { ...range, highWaterMark: 2 ** 20 })) hash.update(chunk as Buffer)
   return hash.digest('hex')
 }
 

@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, readdirSync, readSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import { chromium, type BrowserContext, type Page } from 'playwright'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -15,8 +15,14 @@ const MIB = 2 ** 20
 /** The promise: a checkpoint far larger than this is converted within it. */
 const LIMIT = 512 * MIB
 
-/** The checkpoint, its Q4_K_M twice (a finished file and the private file system's), and some air. */
-const DISK = 10 * GIB
+/** The checkpoint, as another format and as itself again (a Q4_K_M twice takes less), and some air. */
+const DISK = 14 * GIB
+
+/** Formats that the checkpoint is converted to and back from, bit for bit: a title, the format, and its options. */
+const THERE_AND_BACK: readonly (readonly [title: string, target: string, options: readonly string[]])[] = [
+  ['Megatron, two ranks by two stages', 'megatron', ['--tp', '2', '--pp', '2']],
+  ['Megatron, distributed', 'megatron', ['--checkpoint-format', 'torch_dist']],
+]
 
 const noProc = process.platform === 'linux' ? null : `peak memory is read from /proc, which ${process.platform} has not`
 const why = noProc ?? noRoom(DISK)
@@ -30,7 +36,8 @@ describe.skipIf(why !== null)(`4 GiB in bounded memory${why === null ? '' : ` (s
   beforeAll(() => {
     space = workspace()
     model = path.join(space.path, 'synthetic-4g')
-    const { weightBytes } = writeSynthetic(model, 4 * GIB, { shards: 5 })
+    // twelve layers, which two stages divide
+    const { weightBytes } = writeSynthetic(model, 4.25 * GIB, { shards: 5 })
     expect(weightBytes).toBeGreaterThanOrEqual(4 * GIB)
   })
   afterAll(() => space.remove())
@@ -57,6 +64,28 @@ describe.skipIf(why !== null)(`4 GiB in bounded memory${why === null ? '' : ` (s
     sha256 = await sha256Of(path.join(out, file?.path ?? ''))
     expect(file?.sha256).toBe(sha256)
     rmSync(out, { recursive: true })
+  })
+
+  test.each(THERE_AND_BACK)('to %s and back, by the command', async (title, target, options) => {
+    const [there, back] = ['there', 'back'].map((name) => path.join(space.path, name))
+    try {
+      for (const args of [
+        ['convert', model, target, ...options, '-o', there!],
+        ['convert', there!, 'huggingface', '-o', back!],
+      ]) {
+        const ended = await runCommand([...args, '--json', '--quiet'], space.path)
+        expect(ended.code, ended.stderr).toBe(0)
+        const { report } = JSON.parse(ended.stdout) as { report: Report }
+        const peak = ended.peakBytes ?? Infinity
+        const speed = (report.writeBytes * 1000) / report.elapsedMs
+        say(`${title}, to ${args[2]}: ${mib(peak)} resident at the most, ${mib(speed)}/s`)
+        expect(peak).toBeLessThan(LIMIT)
+        expect(report.writeBytes).toBeGreaterThanOrEqual(4 * GIB)
+      }
+      expect(await tensorHashes(back!)).toEqual(await tensorHashes(model))
+    } finally {
+      for (const folder of [there!, back!]) rmSync(folder, { recursive: true, force: true })
+    }
   })
 
   test.skipIf(executablePath === null)(
@@ -100,6 +129,27 @@ describe.skipIf(why !== null)(`4 GiB in bounded memory${why === null ? '' : ` (s
     },
   )
 })
+
+/** SHA-256 of every tensor's bytes in a folder of safetensors files, read without any of the code under test. */
+async function tensorHashes(folder: string): Promise<Record<string, string>> {
+  const hashes: Record<string, string> = {}
+  for (const name of readdirSync(folder).filter((file) => file.endsWith('.safetensors'))) {
+    const file = path.join(folder, name)
+    const handle = openSync(file, 'r')
+    const size = Buffer.alloc(8)
+    readSync(handle, size, 0, 8, 0)
+    const header = Buffer.alloc(Number(size.readBigUInt64LE()))
+    readSync(handle, header, 0, header.length, 8)
+    closeSync(handle)
+    const tensors = JSON.parse(header.toString()) as Record<string, { shape: number[]; data_offsets: [number, number] }>
+    for (const [tensor, { shape, data_offsets }] of Object.entries(tensors)) {
+      if (tensor === '__metadata__') continue
+      const [start, end] = data_offsets.map((offset) => 8 + header.length + offset)
+      hashes[`${tensor} [${shape.join(', ')}]`] = await sha256Of(file, { start: start!, end: end! - 1 })
+    }
+  }
+  return hashes
+}
 
 async function renderers(context: BrowserContext): Promise<number[]> {
   const browser = context.browser()
