@@ -30,6 +30,7 @@ export const TRANSFORM_FLAGS: readonly FlagSpec[] = [
     help: 'fold the multipliers of a muP model (MiniCPM, Granite) into the weights of a plain Llama',
   },
   { name: 'keep-tied', help: 'with --mup2llama: keep the head tied to the embedding' },
+  { name: 'force', help: 'with --mup2llama: fold a Llama that has only some of the keys of MiniCPM too' },
   { name: 'fake-weight', help: 'make the weights up, from config.json alone: random numbers, the same everywhere' },
   {
     name: 'fake-weight-config',
@@ -54,6 +55,7 @@ export async function transformsOf(flags: Flags): Promise<Transforms> {
     ...(adapters.length === 0 ? {} : { adapters }),
     mup2llama: flags.has('mup2llama'),
     keepTied: flags.has('keep-tied'),
+    forceMup: flags.has('force'),
     ...(fake ? { fakeWeights: typeof file === 'string' ? await fakeConfig(file) : DEFAULT_FAKE } : {}),
   }
 }

@@ -12,9 +12,10 @@ import type { Host } from './host.ts'
  * multipliers are folded, as they were trained on the model as it was.
  */
 export async function openTransformed(host: Host, place: Place, transforms: Transforms = {}): Promise<Opened> {
-  const { fakeWeights: fake, mup2llama = false, keepTied = false, hfConfig, base, adapters = [] } = transforms
-  if (keepTied && !mup2llama) {
-    throw new AppError('bad-option', 'Keeping the head tied is for folding muP models', {
+  const { fakeWeights: fake, mup2llama = false, keepTied = false, forceMup = false, hfConfig, base, adapters = [] } = transforms
+  if ((keepTied || forceMup) && !mup2llama) {
+    const what = keepTied ? 'Keeping the head tied' : '--force'
+    throw new AppError('bad-option', `${what} is for folding muP models`, {
       hint: 'Give --mup2llama as well.',
     })
   }
@@ -26,7 +27,7 @@ export async function openTransformed(host: Host, place: Place, transforms: Tran
       : await openFake(host, model, fake)
   const choices = base === undefined ? adapters : [{ place, weight: 1 }, ...adapters]
   const source = choices.length === 0 ? opened : await withAdapters(host, opened, choices)
-  return mup2llama ? { ...source, checkpoint: foldMup(source.checkpoint, { keepTied }) } : source
+  return mup2llama ? { ...source, checkpoint: foldMup(source.checkpoint, { keepTied, force: forceMup }) } : source
 }
 
 async function openFake(host: Host, place: Place, fake: FakeWeights): Promise<Opened> {

@@ -12,6 +12,8 @@ export interface Transforms {
   readonly mup2llama?: boolean
   /** Keep a folded model's head tied to its embedding. */
   readonly keepTied?: boolean
+  /** Fold a model that has only some of the keys of MiniCPM, too. */
+  readonly forceMup?: boolean
   /** Make the weights up, from the configuration alone; those that are there are not read. */
   readonly fakeWeights?: FakeWeights
 }

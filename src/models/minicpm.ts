@@ -1,13 +1,29 @@
 import type { JsonObject } from '../core/json.ts'
 import type { Architecture } from './architecture.ts'
-import { decoderIgnored, decoderRows, denseUnsupported, numberAt } from './llama.ts'
+import { decoderIgnored, denseUnsupported, llama, numberAt } from './llama.ts'
+
+/** What MiniCPMConfig takes for the scales that a config.json leaves out: not what leaves a model unscaled. */
+export const MINICPM_DEFAULTS = { scale_emb: 1, scale_depth: 1, dim_model_base: 1 } as const
+
+/** The scales of MiniCPM from its config's keys. */
+export function minicpmScales(
+  config: JsonObject,
+  hiddenSize: number,
+  layers: number,
+): { readonly embeddingScale: number; readonly residualScale: number; readonly logitDivisor: number } {
+  const at = (key: keyof typeof MINICPM_DEFAULTS): number => numberAt(config, key) ?? MINICPM_DEFAULTS[key]
+  return {
+    embeddingScale: at('scale_emb'),
+    residualScale: at('scale_depth') / Math.sqrt(layers),
+    logitDivisor: hiddenSize / at('dim_model_base'),
+  }
+}
 
 function unsupported(config: JsonObject): string | null {
-  for (const key of ['scale_emb', 'scale_depth', 'dim_model_base']) {
-    const value = config.get(key)
+  for (const key of Object.keys(MINICPM_DEFAULTS)) {
+    const value = config.get(key) ?? 1
     if (typeof value !== 'number' || !(value > 0)) return `no number above 0 as ${key}`
   }
-  if (config.get('attention_bias') === true) return 'attention biases (attention_bias)'
   return denseUnsupported(config)
 }
 
@@ -31,12 +47,8 @@ export const minicpm: Architecture = {
     bosId: 1,
     eosId: 2,
   },
-  facts: ({ raw, hiddenSize, layers }) => ({
-    embeddingScale: numberAt(raw, 'scale_emb') ?? 1,
-    residualScale: (numberAt(raw, 'scale_depth') ?? 1) / Math.sqrt(layers),
-    logitDivisor: hiddenSize / (numberAt(raw, 'dim_model_base') ?? hiddenSize),
-  }),
-  tensors: decoderRows({}),
+  facts: ({ raw, hiddenSize, layers }) => minicpmScales(raw, hiddenSize, layers),
+  tensors: llama.tensors,
   ignored: decoderIgnored,
   unsupported,
   slidingWindow: () => null,

@@ -9,7 +9,8 @@ import { AppError } from '../core/errors.ts'
 import type { Json, JsonObject } from '../core/json.ts'
 import type { Finding } from '../core/plan.ts'
 import { affine, type Recipe } from '../core/tensor.ts'
-import { llama } from './llama.ts'
+import { llama, numberAt } from './llama.ts'
+import { MINICPM_DEFAULTS, minicpmScales } from './minicpm.ts'
 
 /** How a fold treats a head that is the embedding. */
 export interface FoldOptions {
@@ -18,6 +19,8 @@ export interface FoldOptions {
    * logits. False: the head becomes a tensor of its own.
    */
   readonly keepTied: boolean
+  /** Fold a Llama that has only some of MiniCPM's keys too: those it lacks are what MiniCPM's class takes for them. */
+  readonly force?: boolean
 }
 
 /** The four multipliers of a model. */
@@ -73,12 +76,16 @@ const REFUSED: readonly { readonly type: RegExp; readonly why: string }[] = [
  */
 export function foldMup(checkpoint: Checkpoint, options: FoldOptions = { keepTied: false }): Checkpoint {
   const { config } = checkpoint
-  const scales = mupScales(checkpoint)
+  const scales = mupScales(checkpoint, options.force === true)
   const keepTied = config.tied && options.keepTied
   const tensors = new Map<Role, Recipe>()
+  const kept = new Map(checkpoint.kept)
   const factors: number[] = []
   const scaled = (role: Role, recipe: Recipe, factor: number): void => {
-    if (factor !== 1) factors.push(factor)
+    if (factor !== 1) {
+      factors.push(factor)
+      kept.delete(role)
+    }
     tensors.set(role, factor === 1 ? recipe : affine(recipe, factor))
   }
   const embedding = checkpoint.tensors.get(EMBEDDING)
@@ -97,12 +104,14 @@ export function foldMup(checkpoint: Checkpoint, options: FoldOptions = { keepTie
     architecture: llama.id,
     config: llamaConfig(config, scales, keepTied),
     tensors,
+    kept,
     findings: [...checkpoint.findings, ...findingsOf(checkpoint, scales, keepTied, factors)],
   }
 }
 
 /** The multipliers of a checkpoint. Throws as {@link foldMup}. */
-export function mupScales({ architecture, config }: Checkpoint): MupScales {
+export function mupScales({ architecture, config: given }: Checkpoint, force = false): MupScales {
+  const config = architecture === llama.id ? asMinicpm(given, force) : given
   const { raw, modelType, className } = config
   if (raw.has(FOLDED_KEY)) {
     throw new AppError('bad-option', 'The multipliers of this model were folded into its weights before', {
@@ -116,7 +125,7 @@ export function mupScales({ architecture, config }: Checkpoint): MupScales {
       hint: 'Convert it without --mup2llama.',
     })
   }
-  if (!FAMILIES.has(architecture)) throw notMup(config)
+  if (!FAMILIES.has(architecture) && config === given) throw notMup(config, architecture === llama.id)
   if (config.experts !== undefined) {
     throw new AppError('unsupported', `${className} with experts cannot become a Llama`, {
       hint: 'Convert it without --mup2llama.',
@@ -138,8 +147,19 @@ export function mupScales({ architecture, config }: Checkpoint): MupScales {
   return scales
 }
 
+/**
+ * A Llama with MiniCPM's three keys is a MiniCPM under another name: its own class does not know them. With only some of
+ * them it is one if that is insisted on.
+ */
+function asMinicpm(config: ModelConfig, force: boolean): ModelConfig {
+  const { raw, hiddenSize, layers } = config
+  const present = MINICPM_KEYS.filter((key) => numberAt(raw, key) !== null)
+  if (present.length < (force ? 1 : MINICPM_KEYS.length) || raw.has(FOLDED_KEY)) return config
+  return { ...config, ...minicpmScales(raw, hiddenSize, layers) }
+}
+
 /** A model of another family: none, or one that only has some of the keys, which nobody can interpret. */
-function notMup({ raw, className }: ModelConfig): AppError {
+function notMup({ raw, className }: ModelConfig, isLlama: boolean): AppError {
   const present = [...MINICPM_KEYS, ...GRANITE_KEYS].filter((key) => raw.has(key))
   if (present.length === 0) {
     return new AppError('bad-option', `${className} is not a muP model: there is nothing to fold`, {
@@ -149,7 +169,9 @@ function notMup({ raw, className }: ModelConfig): AppError {
   }
   return new AppError('unsupported', `${className} has ${present.join(', ')}, but is not known to use muP`, {
     where: { file: 'config.json' },
-    hint: 'Convert it without --mup2llama, or name the right class in config.json. Models of muP: MiniCPM, Granite.',
+    hint: isLlama
+      ? `Name the right class in config.json, or take the keys for MiniCPM's with --force: what is missing then counts as its class has it (${MINICPM_KEYS.map((key) => `${key} ${MINICPM_DEFAULTS[key]}`).join(', ')}).`
+      : 'Convert it without --mup2llama, or name the right class in config.json. Models of muP: MiniCPM, Granite.',
   })
 }
 
@@ -175,7 +197,7 @@ function llamaConfig(config: ModelConfig, scales: MupScales, tied: boolean): Mod
 }
 
 function findingsOf(
-  { config, tensors }: Checkpoint,
+  { architecture, config, tensors }: Checkpoint,
   scales: MupScales,
   keepTied: boolean,
   factors: readonly number[],
@@ -192,6 +214,18 @@ function findingsOf(
           : `Folded into the weights: embeddings, residuals, queries and head times ${shown}`,
     },
   ]
+  if (architecture === llama.id) {
+    const assumed = MINICPM_KEYS.filter((key) => numberAt(config.raw, key) === null)
+    findings.push({
+      severity: 'warning',
+      code: 'mup-assumed',
+      message:
+        `${config.className} has MiniCPM's keys, which its own class does not know: it is taken for a MiniCPM` +
+        (assumed.length === 0
+          ? ''
+          : `, with ${assumed.map((key) => `${key} ${MINICPM_DEFAULTS[key]}`).join(', ')} as its class has them`),
+    })
+  }
   if (config.tied && !keepTied) {
     findings.push({
       severity: 'info',

@@ -32,6 +32,9 @@ const MINICPM = {
   scale_depth: 1.4,
   dim_model_base: 4,
 }
+/** MiniCPMConfig's own defaults are not neutral. */
+const BARE_MINICPM = { ...SIZES, architectures: ['MiniCPMForCausalLM'], model_type: 'minicpm' }
+const NAMED_LLAMA = { architectures: ['LlamaForCausalLM'], model_type: 'llama' }
 const GRANITE = {
   ...SIZES,
   architectures: ['GraniteForCausalLM'],
@@ -93,9 +96,9 @@ async function logitsOf(checkpoint: Checkpoint, multipliers: Multipliers): Promi
 
 /** The multipliers as the models' own classes apply them, from the config's own keys. */
 function asPublished({ config }: Checkpoint): Multipliers {
-  const number = (key: string): number => Number(config.raw.get(key))
+  const number = (key: string): number => Number(config.raw.get(key) ?? 1)
   const plain = 1 / Math.sqrt(config.headDim)
-  return config.modelType === 'minicpm'
+  return config.modelType !== 'granite'
     ? {
         embedding: number('scale_emb'),
         residual: number('scale_depth') / Math.sqrt(config.layers),
@@ -134,6 +137,9 @@ describe('folding muP models', () => {
     ['MiniCPM, tied', { ...MINICPM, tie_word_embeddings: true }],
     ['MiniCPM, tied as its class has it', MINICPM],
     ['MiniCPM, untied', { ...MINICPM, tie_word_embeddings: false }],
+    ['MiniCPM with biases in attention', { ...MINICPM, attention_bias: true }],
+    ['MiniCPM whose config leaves its scales to the class', BARE_MINICPM],
+    ['a Llama with all of MiniCPM’s keys', { ...MINICPM, ...NAMED_LLAMA, tie_word_embeddings: true }],
     ['Granite, tied, with biases', { ...GRANITE, tie_word_embeddings: true }],
     ['Granite, untied', { ...GRANITE, tie_word_embeddings: false, attention_bias: false }],
     ['Granite with a head of its own width', { ...GRANITE, head_dim: 8 }],
@@ -222,6 +228,25 @@ describe('what is no muP model', () => {
       'unsupported',
       'LlamaForCausalLM has scale_emb, dim_model_base, but is not known to use muP',
     ])
+  })
+
+  test('with --force those that are missing are as MiniCPM’s class has them, and it is said', async () => {
+    const some = { ...LLAMA, scale_emb: 12, dim_model_base: 4, tie_word_embeddings: false }
+    expect(await errorOf(some, (model) => foldMup(model, { keepTied: false, force: true }))).toBeLessThan(1e-5)
+    const { findings, config } = foldMup(await randomModel(some), { keepTied: false, force: true })
+    expect(findings.find(({ code }) => code === 'mup-assumed')?.message).toContain('scale_depth 1 as its class')
+    expect(config.raw.has('scale_emb')).toBe(false)
+    // neither a plain Llama, nor a folded one, nor one of another family can be forced
+    const force = (model: Checkpoint): Checkpoint => foldMup(model, { keepTied: false, force: true })
+    const plain = await randomModel(LLAMA)
+    expect(() => force(plain)).toThrow('is not a muP model')
+    const folded = foldMup(await randomModel(MINICPM))
+    expect(() => force(folded)).toThrow('were folded into its weights before')
+    const again = { ...folded, config: { ...folded.config, raw: new Map(folded.config.raw).set('scale_emb', 12) } }
+    expect(() => force(again)).toThrow('were folded into its weights before')
+    const qwen = { ...SIZES, architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2', scale_emb: 12 }
+    const other = await randomModel(qwen)
+    expect(() => force(other)).toThrow('is not known to use muP')
   })
 
   test('folding twice is refused', async () => {

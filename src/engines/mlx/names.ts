@@ -160,7 +160,19 @@ const FAMILIES: ReadonlyMap<string, MlxFamily> = new Map<string, MlxFamily>([
     },
   ],
   // mlx-lm's loader adds a head to a tied model and then refuses it, and its tied logits are not scaled
-  ['minicpm', { order: [...ATTENTION, 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj', ...NORMS], head: 'always' }],
+  [
+    'minicpm',
+    {
+      order: [...ATTENTION, 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj', ...NORMS],
+      head: 'always',
+      keys: ({ embeddingScale = 1, residualScale = 1, logitDivisor = 1, layers, hiddenSize }) => [
+        ['scale_emb', embeddingScale],
+        ['scale_depth', residualScale * Math.sqrt(layers)],
+        ['dim_model_base', hiddenSize / logitDivisor],
+      ],
+      unsupported: ({ raw }) => (raw.get('attention_bias') === true ? 'biases in attention' : null),
+    },
+  ],
   [
     'granite',
     {
