@@ -93,10 +93,15 @@ describe('a conversion', () => {
     expect(gguf.map(({ options }) => options['quant'])).toEqual(
       expect.arrayContaining(['f32', 'f16', 'bf16', 'q8_0', 'q4_0', 'q4_k_m']),
     )
-    for (const { cost, reason } of gguf) {
-      expect(reason).toBeNull()
-      expect(cost!.writeBytes).toBeGreaterThan(0)
+    for (const { cost, reason, options } of gguf) {
+      // what is worthless without importances says so instead
+      if (reason !== null)
+        expect(`${String(options['quant'])}: ${reason}`).toMatch(
+          /^(?:(?:iq[123]|q2_k_s).*importance|q[12]_0: .*cannot be)/,
+        )
+      else expect(cost!.writeBytes).toBeGreaterThan(0)
     }
+    expect(gguf.filter(({ reason }) => reason === null).length).toBeGreaterThan(20)
   })
 
   test('gives the file the name of the model and the quantisation when none is asked for', async () => {

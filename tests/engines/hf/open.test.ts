@@ -58,6 +58,7 @@ describe('the tiny Llama', () => {
       confidence: 0.9,
       because: 'config.json with model.safetensors',
       entry: 'model.safetensors',
+      kind: 'huggingface',
     })
   })
 
