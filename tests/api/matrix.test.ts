@@ -82,6 +82,24 @@ describe('of one model', () => {
     for (const { reason } of closed) expect(reason).toMatch(/OPT|opt/)
   })
 
+  test.each([
+    ['llama', 'mlx', { quant: '4bit' }],
+    ['llama', 'mlx', { quant: 'mixed_4_6' }],
+    ['mixtral', 'mlx', { quant: '8bit' }],
+    ['qwen3moe', 'mlx', { quant: 'mxfp8' }],
+    ['mixtral', 'gguf', { quant: 'q4_0' }],
+    ['llama', 'gguf', { quant: 'q8_0' }],
+  ] as const)('%s to %s %o: whatever is made of a weight, it is read once', async (id, target, options) => {
+    // rows of which every group and block is whole, in tiles of which a tensor has several
+    const sizes = { hidden_size: 512, head_dim: 128, intermediate_size: 1024, moe_intermediate_size: 512 }
+    const files = await madeUp({ ...CONFIGS[id], ...sizes })
+    const request = { input: ANYWHERE, output: ANYWHERE, target, options, name: null, overwrite: false }
+    const { readBytes } = await api(files).plan(request)
+    const size = Object.values(files).reduce((sum, bytes) => sum + bytes.length, 0)
+    expect(readBytes).toBeLessThanOrEqual(size)
+    expect(readBytes).toBeGreaterThan(files['model.safetensors']!.length * 0.9)
+  })
+
   test('bare tensors of no model say how they become one', async () => {
     const data = new Uint8Array(Float32Array.of(1, 2).buffer)
     const odd = api({ 'a.safetensors': safetensors([{ name: 'odd', dtype: 'f32', shape: [2], data }]) })

@@ -17,6 +17,8 @@ export interface Ended {
   readonly stderr: string
   /** Most memory that was resident at once, in bytes; null off Linux or where the process was killed. */
   readonly peakBytes: number | null
+  /** Bytes that it read, of whatever file, each time that it did; null as above. */
+  readonly readBytes: number | null
 }
 
 /** A folder that goes away again, with a state folder for the command within. */
@@ -100,8 +102,9 @@ function start(args: readonly string[], home: string, env: Readonly<Record<strin
   const ended = new Promise<Ended>((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code, signal) => {
-      const [stdout = '', stderr = '', peak = ''] = texts
-      resolve({ code, signal, stdout, stderr, peakBytes: peak === '' ? null : Number(peak) })
+      const [stdout = '', stderr = '', told = ''] = texts
+      const [peakBytes = null, readBytes = null] = told === '' ? [] : told.split(' ').map(Number)
+      resolve({ code, signal, stdout, stderr, peakBytes, readBytes })
     })
   })
   return { child, ended }
