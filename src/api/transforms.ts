@@ -12,7 +12,15 @@ import type { Host } from './host.ts'
  * multipliers are folded, as they were trained on the model as it was.
  */
 export async function openTransformed(host: Host, place: Place, transforms: Transforms = {}): Promise<Opened> {
-  const { fakeWeights: fake, mup2llama = false, keepTied = false, forceMup = false, hfConfig, base, adapters = [] } = transforms
+  const {
+    fakeWeights: fake,
+    mup2llama = false,
+    keepTied = false,
+    forceMup = false,
+    hfConfig,
+    base,
+    adapters = [],
+  } = transforms
   if ((keepTied || forceMup) && !mup2llama) {
     const what = keepTied ? 'Keeping the head tied' : '--force'
     throw new AppError('bad-option', `${what} is for folding muP models`, {
