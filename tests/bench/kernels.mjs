@@ -1,6 +1,6 @@
 /*
  * The WASM kernels against ggml's own C, one thread each, alternating in one run so that whatever else the machine does
- * hits both; and how much two threads gain on a long job. `node tests/bench/kernels.mjs [TYPE ...]`, or `benchKernels()`.
+ * hits both, by processor time; and how much two threads gain on a long job. `node tests/bench/kernels.mjs [TYPE ...]`, or `benchKernels()`.
  */
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
@@ -27,6 +27,11 @@ const CODES = {
   mxfp4: 15,
   tq1_0: 16,
   tq2_0: 17,
+  iq1_s: 18,
+  iq1_m: 19,
+  iq2_xxs: 20,
+  iq2_xs: 21,
+  iq2_s: 22,
   iq3_xxs: 23,
   iq3_s: 24,
 }
@@ -39,6 +44,11 @@ const TARGETS = {
   q6_k: [3.3, 5],
   iq4_nl: [8, 15],
   iq4_xs: [8, 15],
+  iq1_s: [1.5, 3],
+  iq1_m: [1.5, 3],
+  iq2_xxs: [1.5, 3],
+  iq2_xs: [1.5, 3],
+  iq2_s: [1.5, 3],
   iq3_xxs: [1.5, 3],
   iq3_s: [1.5, 3],
   q8_0: [4.5, 5],
@@ -63,11 +73,21 @@ const WEIGHTED = [
   'q6_k',
   'iq4_nl',
   'iq4_xs',
+  'iq1_s',
+  'iq1_m',
+  'iq2_xxs',
+  'iq2_xs',
+  'iq2_s',
   'iq3_xxs',
   'iq3_s',
 ]
+/** Of these, the ones that there is nothing of without one. */
+const ONLY_WEIGHTED = new Set(['iq1_s', 'iq2_xxs', 'iq2_xs'])
 /** Types that are searched even without one. */
-const SEARCHED = new Set(['q2_k', 'q3_k', 'q4_k', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs', 'iq3_xxs', 'iq3_s'])
+const SEARCHED = new Set([
+  ...['q2_k', 'q3_k', 'q4_k', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs'],
+  ...['iq1_m', 'iq2_s', 'iq3_xxs', 'iq3_s'],
+])
 /**
  * A tile of the size that conversions use. On a small one that comes again and again the branch predictor learns the
  * data by heart, and ggml's branchy Q4_0 gets twice as fast as it is on weights that it sees once.
@@ -80,6 +100,8 @@ const COLUMNS = 4096
 const ROUNDS = 60
 /** Rounds before V8 has optimised the kernels. */
 const WARM_UP = 15
+/** Types of which ggml does little in a second have fewer rounds of both kinds. */
+const MOST_MS = 4000
 /** A sample takes at least this long by ggml's clock. */
 const SAMPLE_MS = 4
 
@@ -120,10 +142,16 @@ function weights(elements) {
 
 const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1]
 
+/** Processor time of this process so far, in milliseconds: what others run beside it is not in it. */
+function processorTime() {
+  const { user, system } = process.cpuUsage()
+  return (user + system) / 1000
+}
+
 function time(repeat, call) {
-  const started = performance.now()
+  const started = processorTime()
   for (let i = 0; i < repeat; i++) call()
-  return (performance.now() - started) / repeat
+  return (processorTime() - started) / repeat
 }
 
 async function against(ggml, type, weighted) {
@@ -141,21 +169,25 @@ async function against(ggml, type, weighted) {
     ? () => kernels.convert_weighted(0, CODES[type], input, output, elements, importance, COLUMNS)
     : () => kernels.convert(0, CODES[type], input, output, elements)
   const theirs = () => ggml.encode(type, values, expected, importances)
-  const repeat = Math.max(1, Math.round(SAMPLE_MS / time(3, theirs)))
+  theirs()
+  const each = time(2, theirs)
+  const repeat = Math.max(1, Math.round(SAMPLE_MS / each))
+  const share = Math.min(1, MOST_MS / (each * repeat * ROUNDS))
+  const warmUp = Math.ceil(WARM_UP * share)
   const samples = []
-  for (let round = 0; round < ROUNDS + WARM_UP; round++) {
+  for (let round = 0; round < Math.ceil(ROUNDS * share) + warmUp; round++) {
     const sample = [time(repeat * 4, ours), time(repeat, theirs)]
-    if (round >= WARM_UP) samples.push(sample)
+    if (round >= warmUp) samples.push(sample)
   }
   if (Buffer.compare(new Uint8Array(memory.buffer, output, expected.length), expected) !== 0) {
     throw new Error(`${type}: the bytes are not ggml's`)
   }
   const speed = (ms) => (elements * 4) / ms / 1e3
-  const [floor, goal] = weighted ? [null, null] : TARGETS[type]
+  const [floor, goal] = weighted && !ONLY_WEIGHTED.has(type) ? [null, null] : TARGETS[type]
   return {
     type: weighted ? `${type}, importance` : type,
-    oursMBs: Math.round(speed(median(samples.map(([own]) => own)))),
-    ggmlMBs: Math.round(speed(median(samples.map(([, other]) => other)))),
+    oursMBs: Number(speed(median(samples.map(([own]) => own))).toPrecision(3)),
+    ggmlMBs: Number(speed(median(samples.map(([, other]) => other))).toPrecision(3)),
     ratio: Number(median(samples.map(([own, other]) => other / own)).toFixed(2)),
     floor,
     goal,
@@ -221,7 +253,8 @@ export async function benchKernels(named = []) {
   const ggml = loadGgml()
   const types = []
   const asked = (type) => named.length === 0 || named.includes(type)
-  for (const type of Object.keys(TARGETS).filter(asked)) types.push(await against(ggml, type, false))
+  for (const type of Object.keys(TARGETS).filter((type) => asked(type) && !ONLY_WEIGHTED.has(type)))
+    types.push(await against(ggml, type, false))
   for (const type of WEIGHTED.filter(asked)) types.push(await against(ggml, type, true))
   return { types, twoThreads: { type: 'q4_k', gain: await scaling('q4_k') } }
 }
