@@ -61,7 +61,7 @@ INLINE void choose_of(const eights *e, const uint16_t *near, const term (*terms)
 }
 
 /* The same for the trials from the first up to the last; what follows in `out` is overwritten. */
-static void choose(const eights *e, const uint16_t *near, const term (*terms)[LEVELS], int first, int last, int32_t *out) {
+static inline void choose(const eights *e, const uint16_t *near, const term (*terms)[LEVELS], int first, int last, int32_t *out) {
   switch ((last - first + 3) >> 2) {
     case 1: choose_of(e, near, terms, first, out + first, 1); break;
     case 2: choose_of(e, near, terms, first, out + first, 2); break;
@@ -69,4 +69,44 @@ static void choose(const eights *e, const uint16_t *near, const term (*terms)[LE
     case 4: choose_of(e, near, terms, first, out + first, 4); break;
     default: choose_of(e, near, terms, first, out + first, 5); break;
   }
+}
+
+typedef uint64_t l2 __attribute__((vector_size(16)));
+
+/*
+ * Of the neighbours the one with the least error, the first of equals; four side by side. `errors`: for each element what
+ * it adds with each level. The bytes of an entry are shifted to four times the level, where in them that begins.
+ */
+static inline int nearest_of(const eights *e, const uint16_t *near, const f4 *errors) {
+  const c16 spread = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12}, bytes = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
+  const int last = near[0];
+  f4 least = splat4(__FLT_MAX__);
+  i4 index = {0}, at = {1, 2, 3, 4};
+  for (int i = 1; i <= last; i += 4, at += 4) {
+    uint64_t entry[4];
+    for (int n = 0; n < 4; n++) {
+      int place = i + n < last ? i + n : last;
+      __builtin_memcpy(&entry[n], e->levels + near[place] * WIDTH, WIDTH);
+    }
+    i4 a = (i4)(l2){entry[0], entry[1]}, b = (i4)(l2){entry[2], entry[3]};
+    u4 halves[2] = {(u4)__builtin_shufflevector(a, b, 0, 2, 4, 6), (u4)__builtin_shufflevector(a, b, 1, 3, 5, 7)};
+    f4 sum;
+#pragma clang loop unroll(full)
+    for (int j = 0; j < WIDTH; j++) {
+      c16 levels = (c16)(halves[j >> 2] >> 4 & 0x0c0c0c0cu);
+      c16 from = (c16)wasm_i8x16_swizzle((v128_t)levels, (v128_t)(spread + (uint8_t)(j & 3))) | bytes;
+      f4 error = (f4)wasm_i8x16_swizzle((v128_t)errors[j], (v128_t)from);
+      sum = j == 0 ? error : sum + error;
+    }
+    i4 better = sum < least;
+    index = (at & better) | (index & ~better);
+    least = min4(least, sum);
+  }
+  float min = __FLT_MAX__;
+  int first = 1;
+  for (int n = 0; n < 4; n++) {
+    if (least[n] > min || (least[n] == min && index[n] >= first)) continue;
+    min = least[n], first = index[n];
+  }
+  return near[first];
 }

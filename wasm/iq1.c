@@ -70,6 +70,56 @@ INLINE void ascending(const float *x, uint8_t *order, const int sub) {
 #define NOT_A_NUMBER __builtin_nanf("")
 /* Places between elements, filled up to whole vectors from any one on. */
 #define PLACES(sub) ((sub) + 4)
+/* The first limits that are tried first, every other of them. */
+#define FIRST_TRIED(sub) ((sub) / 4 - 1)
+#define LAST_TRIED(sub) ((sub) / 4 + 1)
+
+/* Sums over a sub-block's elements for four splits side by side: of each way to shift it w q x and w q^2. */
+#define MAX_SHIFTS 4
+typedef struct {
+  f4 qx[MAX_SHIFTS], q2[MAX_SHIFTS];
+} sums;
+
+/*
+ * A split's score is qx^2 / q2. Splits whose score is less by more than this than the best of a few tried first never win,
+ * nor does it matter whether they are offered: rounding, in which an offer may be off by 4 units of 2^-24, would have to
+ * help in more than a thousand offers running.
+ */
+#define CERTAINLY_LESS (1.f - 1.f / 1024.f)
+/* With smaller scores, times weights, underflow would come on top. No q2 is less than a 64th of the weights. */
+#define MIN_CERTAIN 1e-30f
+
+/* What the score of a split must be above to be worth an offer. */
+INLINE float least_score(f4 scores, float weights) {
+  float a = scores[0] > scores[1] ? scores[0] : scores[1], b = scores[2] > scores[3] ? scores[2] : scores[3];
+  float best = a > b ? a : b;
+  return is_finite(best) && best * weights > MIN_CERTAIN ? best * CERTAINLY_LESS : -__FLT_MAX__;
+}
+
+INLINE f4 best_scores(f4 scores, const sums *t, const int shifts) {
+  for (int shift = 0; shift < shifts; shift++) scores = max4(scores, t->qx[shift] * t->qx[shift] / t->q2[shift]);
+  return scores;
+}
+
+/* Offers those of four splits that may be better, in order, and of each the shifts in order. */
+INLINE void offer_better(split *s, int first, int second, const sums *t, float least, const int shifts) {
+  float limit = s->score > least ? s->score : least;
+  i4 better[MAX_SHIFTS] = {{0}}, any = {0};
+#pragma clang loop unroll(full)
+  for (int shift = 0; shift < shifts; shift++) {
+    better[shift] = t->qx[shift] * t->qx[shift] > limit * t->q2[shift];
+    any |= better[shift];
+  }
+  if (!any4(any)) return;
+  float qx[MAX_SHIFTS * 4], q2[MAX_SHIFTS * 4];
+  for (int shift = 0; shift < shifts; shift++) store4(qx + shift * 4, t->qx[shift]), store4(q2 + shift * 4, t->q2[shift]);
+  b16 bytes = narrow_s8(narrow_s16(better[0], better[1]), narrow_s16(better[2], better[3]));
+  uint32_t open = top_bits((c16)__builtin_shufflevector(bytes, bytes, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  for (; open != 0; open &= open - 1) {
+    int at = __builtin_ctz(open), i = at >> 2, shift = at & 3;
+    offer(s, first, second + i, shift, qx[shift * 4 + i], q2[shift * 4 + i]);
+  }
+}
 
 static split best_split_s(const float *x, const float *weight, const uint8_t *order) {
   float sum_x[PLACES(SUB_S)], sum_w[PLACES(SUB_S)], up_x[PLACES(SUB_S)], down_x[PLACES(SUB_S)], up_w[PLACES(SUB_S)],
@@ -90,19 +140,23 @@ static split best_split_s(const float *x, const float *weight, const uint8_t *or
   }
   split best;
   best.score = -__FLT_MAX__, best.first = -1;
-  for (int first = 0; first <= SUB_S; first++) {
-    float below_x = sum_x[first], below_w = sum_w[first];
-    float below_up = below_x * (SHIFT - 1), below_down = below_x * (-SHIFT - 1);
-    float below_up2 = below_w * (SHIFT - 1) * (SHIFT - 1), below_down2 = below_w * (-SHIFT - 1) * (-SHIFT - 1);
-    for (int second = first; second <= SUB_S; second += 4) {
-      f4 middle_x = (load4(sum_x + second) - below_x) * SHIFT, middle_w = (load4(sum_w + second) - below_w) * SHIFT * SHIFT;
-      f4 qx[2] = {below_up + middle_x + load4(up_x + second), below_down - middle_x + load4(down_x + second)};
-      f4 q2[2] = {below_up2 + middle_w + load4(up_w + second), below_down2 + middle_w + load4(down_w + second)};
-      if (!any4((qx[0] * qx[0] > best.score * q2[0]) | (qx[1] * qx[1] > best.score * q2[1]))) continue;
-#pragma clang loop unroll(disable)
-      for (int i = 0; i < 4; i++)
-        for (int shift = 0; shift < 2; shift++) offer(&best, first, second + i, shift, qx[shift][i], q2[shift][i]);
+  f4 scores = {0};
+  float least = -__FLT_MAX__;
+  for (int pass = 0; pass < 2; pass++) {
+    for (int first = pass ? 0 : FIRST_TRIED(SUB_S); first <= (pass ? SUB_S : LAST_TRIED(SUB_S)); first += pass ? 1 : 2) {
+      float below_x = sum_x[first], below_w = sum_w[first];
+      float below_up = below_x * (SHIFT - 1), below_down = below_x * (-SHIFT - 1);
+      float below_up2 = below_w * (SHIFT - 1) * (SHIFT - 1), below_down2 = below_w * (-SHIFT - 1) * (-SHIFT - 1);
+      for (int second = first; second <= SUB_S; second += 4) {
+        f4 middle_x = (load4(sum_x + second) - below_x) * SHIFT, middle_w = (load4(sum_w + second) - below_w) * SHIFT * SHIFT;
+        sums t;
+        t.qx[0] = below_up + middle_x + load4(up_x + second), t.qx[1] = below_down - middle_x + load4(down_x + second);
+        t.q2[0] = below_up2 + middle_w + load4(up_w + second), t.q2[1] = below_down2 + middle_w + load4(down_w + second);
+        if (pass == 0) scores = best_scores(scores, &t, 2);
+        else offer_better(&best, first, second, &t, least, 2);
+      }
     }
+    if (pass == 0) least = least_score(scores, sum_w[SUB_S]);
   }
   return best;
 }
@@ -133,31 +187,33 @@ static split best_split_m(const float *x, const float *weight, const uint8_t *or
   }
   split best;
   best.score = -__FLT_MAX__, best.first = -1;
-  for (int first = 0; first <= SUB_M; first++) {
-    float first_up[2], first_down[2];
-    for (int h = 0; h < 2; h++) {
-      first_up[h] = all_up2[h] + sum_w[h][first] * up_1;
-      first_down[h] = all_down2[h] + sum_w[h][first] * down_1;
-    }
-    for (int second = first; second <= SUB_M; second += 4) {
-      f4 x_up[2], x_down[2], w_up[2], w_down[2], qx[4], q2[4];
-      i4 better = {0};
+  f4 scores = {0};
+  float least = -__FLT_MAX__;
+  for (int pass = 0; pass < 2; pass++) {
+    for (int first = pass ? 0 : FIRST_TRIED(SUB_M); first <= (pass ? SUB_M : LAST_TRIED(SUB_M)); first += pass ? 1 : 2) {
+      float first_up[2], first_down[2];
       for (int h = 0; h < 2; h++) {
-        f4 both = sum_x[h][first] + load4(sum_x[h] + second);
-        x_up[h] = all_up[h] - both, x_down[h] = all_down[h] - both;
-        w_up[h] = first_up[h] + load4(up_w[h] + second), w_down[h] = first_down[h] + load4(down_w[h] + second);
+        first_up[h] = all_up2[h] + sum_w[h][first] * up_1;
+        first_down[h] = all_down2[h] + sum_w[h][first] * down_1;
       }
+      for (int second = first; second <= SUB_M; second += 4) {
+        f4 x_up[2], x_down[2], w_up[2], w_down[2];
+        sums t;
+        for (int h = 0; h < 2; h++) {
+          f4 both = sum_x[h][first] + load4(sum_x[h] + second);
+          x_up[h] = all_up[h] - both, x_down[h] = all_down[h] - both;
+          w_up[h] = first_up[h] + load4(up_w[h] + second), w_down[h] = first_down[h] + load4(down_w[h] + second);
+        }
 #pragma clang loop unroll(full)
-      for (int shift = 0; shift < 4; shift++) {
-        qx[shift] = (shift & 2 ? x_down[0] : x_up[0]) + (shift & 1 ? x_down[1] : x_up[1]);
-        q2[shift] = (shift & 2 ? w_down[0] : w_up[0]) + (shift & 1 ? w_down[1] : w_up[1]);
-        better |= qx[shift] * qx[shift] > best.score * q2[shift];
+        for (int shift = 0; shift < 4; shift++) {
+          t.qx[shift] = (shift & 2 ? x_down[0] : x_up[0]) + (shift & 1 ? x_down[1] : x_up[1]);
+          t.q2[shift] = (shift & 2 ? w_down[0] : w_up[0]) + (shift & 1 ? w_down[1] : w_up[1]);
+        }
+        if (pass == 0) scores = best_scores(scores, &t, 4);
+        else offer_better(&best, first, second, &t, least, 4);
       }
-      if (!any4(better)) continue;
-#pragma clang loop unroll(disable)
-      for (int i = 0; i < 4; i++)
-        for (int shift = 0; shift < 4; shift++) offer(&best, first, second + i, shift, qx[shift][i], q2[shift][i]);
     }
+    if (pass == 0) least = least_score(scores, sum_w[0][SUB_M] + sum_w[1][SUB_M]);
   }
   return best;
 }
@@ -200,16 +256,12 @@ INLINE void search_sub(const eights *e, block *b, const float *x, int j, const i
     for (int i = WIDTH - 1; i >= 0; i--) point = point * 3 + levels[k * WIDTH + i];
     int found = e->points[point];
     if (found < 0) {
-      term terms[WIDTH][LEVELS];
+      f4 values = s.scale * (f4){value_of(0, down), value_of(1, down), value_of(2, down), 0}, errors[WIDTH];
       for (int i = 0; i < WIDTH; i++) {
-        for (int l = 0; l < LEVELS; l++) {
-          float diff = s.scale * value_of(l, down) - x[k * WIDTH + i];
-          terms[i][l].error[0] = weight[k * WIDTH + i] * diff * diff;
-        }
+        f4 diff = values - x[k * WIDTH + i];
+        errors[i] = weight[k * WIDTH + i] * diff * diff;
       }
-      int32_t out[4];
-      choose(e, e->neighbours + (-1 - found), (const term(*)[LEVELS])terms, 0, 1, out);
-      found = out[0], beside = 1;
+      found = nearest_of(e, e->neighbours + (-1 - found), errors), beside = 1;
     }
     entry[k] = (uint16_t)found;
   }
