@@ -41,6 +41,7 @@ const RULES: readonly { from: RegExp; may: readonly RegExp[] }[] = [
 /** Packages each room may name; rooms without an entry may name none. */
 const PACKAGES: readonly { from: RegExp; may: RegExp }[] = [
   { from: /^src\/engines\/transformers\/fingerprint\.ts$/, may: /^(@huggingface\/tokenizers|hash-wasm)$/ },
+  { from: /^src\/engines\/containers\/yaml\.ts$/, may: /^yaml$/ },
   { from: /^src\/api\/transfer\.ts$/, may: /^comlink$/ },
   { from: /^src\/api\/browser\/llama\.ts$/, may: /^@wllama\/wllama\// },
   { from: /^src\/api\/browser\//, may: /^(comlink|hash-wasm|idb)$/ },

@@ -4,7 +4,7 @@ import type { AdapterChoice, FakeWeights, Transforms } from '../../src/core/tran
 import { parseFakeConfig } from '../../src/models/fake-config.ts'
 import { DEFAULT_FAKE } from '../../src/models/fake.ts'
 import { inputPlace, type Flags, type FlagSpec } from '../arguments.ts'
-import { textOf, textOrFile } from './option-files.ts'
+import { structureOf, textOrFile } from './option-files.ts'
 
 /** Flags that say what else belongs to a model. */
 export const SOURCE_FLAGS: readonly FlagSpec[] = [
@@ -34,8 +34,8 @@ export const TRANSFORM_FLAGS: readonly FlagSpec[] = [
   { name: 'fake-weight', help: 'make the weights up, from config.json alone: random numbers, the same everywhere' },
   {
     name: 'fake-weight-config',
-    value: 'FILE',
-    help: 'JSON that says seed, distribution, type and shapes of made-up weights',
+    value: 'FILE|JSON|YAML',
+    help: 'what says seed, distribution, type and shapes of made-up weights: JSON or YAML',
   },
 ]
 
@@ -60,8 +60,9 @@ export async function transformsOf(flags: Flags): Promise<Transforms> {
   }
 }
 
-async function fakeConfig(path: string): Promise<FakeWeights> {
-  return parseFakeConfig(await textOf(path, MAX_FAKE_CONFIG_BYTES), path)
+async function fakeConfig(value: string): Promise<FakeWeights> {
+  const { json, file } = await structureOf(value, MAX_FAKE_CONFIG_BYTES, '--fake-weight-config')
+  return parseFakeConfig(json, file)
 }
 
 /** `PATH`, or `PATH=WEIGHT` where nothing has that whole name. */

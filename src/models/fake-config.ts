@@ -1,5 +1,5 @@
 import { AppError } from '../core/errors.ts'
-import { isArray, isObject, parseJson, type Json, type JsonObject } from '../core/json.ts'
+import { isArray, isObject, type Json, type JsonObject } from '../core/json.ts'
 import type { FakeDistribution, FakeTensor, FakeWeights } from '../core/transform.ts'
 import { DEFAULT_FAKE, FAKE_TYPES } from './fake.ts'
 
@@ -8,18 +8,11 @@ const DISTRIBUTIONS: readonly FakeDistribution[] = ['normal', 'uniform', 'zeros'
 const MAX_RANK = 8
 
 /**
- * The text of a `--fake-weight-config` file, which is JSON:
+ * What `--fake-weight-config` says:
  * `{ "seed": 1, "dist": "normal", "std": 0.02, "dtype": "bf16", "tensors": { NAME: [SHAPE] or { "shape", "dist", "std",
  * "value" } } }`, every key optional. Throws `bad-option`, naming the key, for anything else.
  */
-export function parseFakeConfig(text: string, file: string): FakeWeights {
-  let json: Json
-  try {
-    json = parseJson(text, file)
-  } catch (cause) {
-    const { message, where } = AppError.from(cause)
-    throw new AppError('bad-option', message, { where, hint: 'The file has to be JSON; YAML is not read.', cause })
-  }
+export function parseFakeConfig(json: Json, file: string): FakeWeights {
   const reader = new Reader(file)
   const object = reader.object(json, 'it', ['seed', 'dist', 'std', 'dtype', 'tensors'])
   const seed = object.get('seed') ?? DEFAULT_FAKE.seed
