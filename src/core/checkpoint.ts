@@ -96,6 +96,8 @@ export interface ModelConfig {
   readonly rope: RopeConfig
   /** Tokens each position sees; null if all. */
   readonly slidingWindow: number | null
+  /** Every n-th block sees all tokens, and the others the window; absent where all have the window, or none has. */
+  readonly windowPeriod?: number
   /** Whether the head is the embedding. */
   readonly tied: boolean
   /** The dtype the weights are said to have. */
@@ -178,6 +180,8 @@ export interface RopeConfig {
   readonly theta: number
   /** Channels of each head that turn, the first of them; all if absent. */
   readonly dim?: number
+  /** The base in blocks with a window, whose positions are not scaled; absent where all blocks turn alike. */
+  readonly windowTheta?: number
   readonly scaling: RopeScaling
 }
 

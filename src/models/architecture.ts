@@ -26,13 +26,15 @@ export interface Architecture {
   readonly ignored: readonly RegExp[]
   /** Refuses configurations that the rows do not describe: returns what is unsupported, or null. */
   readonly unsupported: (config: JsonObject) => string | null
-  /** Tokens that each position sees, the same in all blocks; null if all. `unsupported` refuses what differs by block. */
+  /** Tokens that each position sees in blocks with a window; null if there are none. */
   readonly slidingWindow: (config: JsonObject) => number | null
   /**
    * How rotary positions pair the channels of a head in HuggingFace's checkpoints: channel i with i + d/2 (`half`), or
    * 2i with 2i + 1 (`interleaved`). Formats whose runtime wants the other way permute the query and key rows.
    */
   readonly rotary: 'half' | 'interleaved' | 'none'
+  /** Whether blocks with a window turn in their own way: unscaled, and with the base under this key or this one. */
+  readonly windowRotary?: { readonly key: string; readonly theta: number }
   /** Whether the class lets a part of each head's channels turn (partial_rotary_factor). */
   readonly partialRotary?: true
   // The forward pass (`graph`, of the ops in graph.ts) goes here.
@@ -68,6 +70,7 @@ export type ModelFacts = Partial<
     | 'labels'
     | 'decoder'
     | 'relativePositions'
+    | 'windowPeriod'
   >
 >
 

@@ -26,6 +26,11 @@ const FAMILIES: readonly Family[] = [
     load: async () => (await import('./qwen-moe.ts')).qwen3moe,
   },
   { names: ['Gemma2ForCausalLM', 'Gemma2Model', 'gemma2'], load: async () => (await import('./gemma2.ts')).gemma2 },
+  { names: ['GemmaForCausalLM', 'GemmaModel', 'gemma'], load: async () => (await import('./gemma.ts')).gemma },
+  {
+    names: ['Gemma3ForCausalLM', 'Gemma3TextModel', 'gemma3_text', 'gemma3'],
+    load: async () => (await import('./gemma3.ts')).gemma3,
+  },
   { names: ['Phi3ForCausalLM', 'Phi3Model', 'phi3'], load: async () => (await import('./phi3.ts')).phi3 },
   { names: ['GPT2LMHeadModel', 'GPT2Model', 'gpt2'], load: async () => (await import('./gpt2.ts')).gpt2 },
   {

@@ -47,6 +47,15 @@ export const CONFIGS: Readonly<Record<string, Readonly<Record<string, unknown>>>
     sliding_window: 32,
     tie_word_embeddings: true,
   }),
+  gemma: of('GemmaForCausalLM', 'gemma', { head_dim: 16, hidden_act: 'gelu', tie_word_embeddings: true }),
+  gemma3: of('Gemma3ForCausalLM', 'gemma3_text', {
+    head_dim: 16,
+    hidden_activation: 'gelu_pytorch_tanh',
+    query_pre_attn_scalar: 16,
+    sliding_window: 32,
+    sliding_window_pattern: 2,
+    tie_word_embeddings: true,
+  }),
   phi3: of('Phi3ForCausalLM', 'phi3', { original_max_position_embeddings: 128, sliding_window: null, pad_token_id: 0 }),
   gpt2: {
     architectures: ['GPT2LMHeadModel'],

@@ -141,6 +141,8 @@ describe.each([
   ['qwen2moe', 'Qwen2MoeForCausalLM'],
   ['qwen3moe', 'Qwen3MoeForCausalLM'],
   ['gemma2', 'Gemma2ForCausalLM'],
+  ['gemma', 'GemmaForCausalLM'],
+  ['gemma3', 'Gemma3ForCausalLM'],
   ['phi3', 'Phi3ForCausalLM'],
   ['gpt2', 'GPT2LMHeadModel'],
   ['bert', 'BertForSequenceClassification'],

@@ -3,6 +3,7 @@ import path from 'node:path'
 import { expect } from 'vitest'
 import { relativeError } from './convert-folder.ts'
 import { Decoder, UNTRAINED } from './forward.ts'
+import { FamilyDecoder, MADE_UP } from './forward-families.ts'
 import { judge, type Judge } from './llama.ts'
 import { truthOf } from './matrix-models.ts'
 import type { Kit, SourceModel } from './matrix-sources.ts'
@@ -49,9 +50,13 @@ function trained(name: string, tolerance = MAX_ERROR): ArchitectureModel {
 }
 
 /** One of made-up weights, whose logits are computed here. */
-function untrained(type: string): ArchitectureModel {
+function untrained(type: string, tolerance = MAX_ERROR): ArchitectureModel {
   const ids = (): readonly number[] => readReference('qwen3')[0]!.ids
-  const decoder = new Decoder(UNTRAINED.find((config) => config.model_type === type)!)
+  const family = MADE_UP[type]
+  const decoder =
+    family === undefined
+      ? new Decoder(UNTRAINED.find((config) => config.model_type === type)!)
+      : new FamilyDecoder(family)
   let logits: readonly number[] = []
   return {
     async source(kit) {
@@ -64,7 +69,7 @@ function untrained(type: string): ArchitectureModel {
     },
     expectRun: (file) =>
       withJudge(file, async (llama) => {
-        expect(relativeError(await llama.logits(ids()), logits)).toBeLessThan(MAX_ERROR)
+        expect(relativeError(await llama.logits(ids()), logits)).toBeLessThan(tolerance)
       }),
   }
 }
@@ -103,6 +108,8 @@ export const ARCHITECTURES: Readonly<Record<string, ArchitectureModel>> = {
   qwen2moe: untrained('qwen2_moe'),
   qwen3moe: untrained('qwen3_moe'),
   gemma2: trained('gemma2', GELU_ERROR),
+  gemma: untrained('gemma', GELU_ERROR),
+  gemma3: untrained('gemma3_text', GELU_ERROR),
   phi3: trained('phi3'),
   gpt2: trained('gpt2', GELU_ERROR),
   minicpm: trained('minicpm'),

@@ -1,5 +1,7 @@
 import type { ModelConfig } from '../../core/checkpoint.ts'
 import type { Json } from '../../core/json.ts'
+import { layerTypesOf } from '../../models/windows.ts'
+import { queryScalar } from './arch/gemma.ts'
 import { shortestF32, shortestWhere } from './shortest.ts'
 
 /**
@@ -15,9 +17,6 @@ export function huggingFaceFacts(id: string, config: ModelConfig): ReadonlyMap<s
 }
 
 type Entry = readonly [key: string, value: Json | undefined]
-
-/** llama.cpp tells Gemma 2 27B, whose scores are scaled by the hidden size's share of a head, by its 46 blocks. */
-const GEMMA_27B_LAYERS = 46
 
 /** Bucket distance of T5, which llama.cpp has built in. */
 const T5_DISTANCE = 128
@@ -44,10 +43,14 @@ function entries(id: string, config: ModelConfig): readonly Entry[] {
       return [
         ['attn_logit_softcapping', config.attentionSoftcap],
         ['final_logit_softcapping', config.logitSoftcap],
-        [
-          'query_pre_attn_scalar',
-          config.layers === GEMMA_27B_LAYERS ? config.hiddenSize / config.heads : config.headDim,
-        ],
+        ['query_pre_attn_scalar', queryScalar('gemma2', config)],
+      ]
+    case 'gemma3':
+      return [
+        ['final_logit_softcapping', config.logitSoftcap],
+        ['query_pre_attn_scalar', queryScalar('gemma3', config)],
+        ['rope_local_base_freq', config.rope.windowTheta],
+        config.windowPeriod === undefined ? layerTypesEntry(config) : ['sliding_window_pattern', config.windowPeriod],
       ]
     case 'bert':
       return [['type_vocab_size', config.tokenTypes], ...labelEntries(config.labels)]
@@ -75,6 +78,10 @@ function entries(id: string, config: ModelConfig): readonly Entry[] {
     default:
       return []
   }
+}
+
+function layerTypesEntry({ layers, slidingWindow, windowPeriod }: ModelConfig): Entry {
+  return ['layer_types', layerTypesOf(layers, slidingWindow, windowPeriod)]
 }
 
 /** The scale of a whole stack whose share of each block the file has, as an f32. */

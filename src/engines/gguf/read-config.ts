@@ -9,6 +9,7 @@ import { ggufArchitecture } from './arch/index.ts'
 import { implausibleCounts } from './config.ts'
 import { readFacts } from './facts.ts'
 import type { GgufModel } from './files.ts'
+import { readWindows } from './read-windows.ts'
 import { huggingFaceFacts } from './hf-facts.ts'
 import { solveLlama3 } from './rope.ts'
 import { shortestF32 } from './shortest.ts'
@@ -76,7 +77,9 @@ export function rebuildConfig(model: GgufModel, architecture: Architecture, fact
   if ('because' in scaling) return scaling
   const { facts, raw: shape, className, rotaryDim } = readFacts(model, prefix)
   const target = ggufArchitecture(architecture.id)
-  const window = at('attention.sliding_window') ?? (target.ignoresWindow ? null : architecture.slidingWindow(new Map()))
+  const windows = readWindows(metadata, prefix, target, architecture, at, theta)
+  if ('because' in windows) return windows
+  const { slidingWindow, windowPeriod, windowTheta } = windows
   const config: ModelConfig = {
     ...facts,
     modelType: architecture.modelTypes[0] ?? architecture.id,
@@ -95,8 +98,10 @@ export function rebuildConfig(model: GgufModel, architecture: Architecture, fact
       theta,
       scaling: scaling.scaling,
       ...(rotaryDim === null || rotaryDim === headDim ? {} : { dim: rotaryDim }),
+      ...(windowTheta === undefined ? {} : { windowTheta }),
     },
-    slidingWindow: window === 0 ? null : window,
+    slidingWindow,
+    ...(windowPeriod === undefined ? {} : { windowPeriod }),
     tied: !names.has('output.weight'),
     dtype: commonType(model),
     ...tokenIds(model),

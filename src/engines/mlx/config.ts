@@ -51,7 +51,9 @@ export function mlxConfig(
 /** `rope_theta` and `rope_scaling`, which most of mlx-lm's classes read, for configs that have `rope_parameters`. */
 function rotaryKeys(json: JsonObject, { rope }: ModelConfig): readonly (readonly [string, Json])[] {
   const keys: [string, Json][] = []
-  const parameters = json.get('rope_parameters')
+  const all = json.get('rope_parameters')
+  const byKind = isObject(all) ? all.get('full_attention') : undefined
+  const parameters = isObject(byKind) ? byKind : all
   const given = json.get('rope_scaling') ?? null
   if (!json.has('rope_theta')) keys.push(['rope_theta', rope.theta])
   const partial = isObject(parameters) ? parameters.get('partial_rotary_factor') : undefined

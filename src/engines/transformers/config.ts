@@ -111,7 +111,7 @@ export function normalizeConfig(raw: JsonObject, file: string, architecture: Arc
     contextLength,
     normEpsilon: reader.positive(keyOf('normEpsilon'), raw, defaults.normEpsilon),
     activation: normalActivation(reader.text(keyOf('activation')) ?? defaults.activation),
-    rope: readRope(reader, architecture, headDim, contextLength),
+    rope: readRope(reader, architecture, headDim, contextLength, window !== null),
     slidingWindow: window,
     tied: reader.flag('tie_word_embeddings', defaults.tied),
     dtype,
@@ -149,6 +149,7 @@ function withFacts(base: ModelConfig, architecture: Architecture, reader: Config
     ['distance of the last position bucket', positions?.maxDistance, MAX_CONTEXT],
     ['number of token types', tokenTypes, MAX_WIDTH],
     ['number of labels', labels?.length, MAX_WIDTH],
+    ['number of blocks from one without a window to the next', facts.windowPeriod, MAX_LAYERS],
   ]
   for (const [what, value, max] of counts) {
     if (value === undefined || (Number.isSafeInteger(value) && value >= 1 && value <= max)) continue
@@ -248,6 +249,7 @@ function readRope(
   architecture: Architecture,
   headDim: number,
   contextLength: number,
+  windowed: boolean,
 ): RopeConfig {
   const { raw, file } = reader
   if (architecture.rotary === 'none') return { theta: architecture.defaults.ropeTheta, scaling: { kind: 'none' } }
@@ -259,10 +261,13 @@ function readRope(
   ] as const) {
     if (value !== null && !isObject(value)) throw reader.malformed(`${key} must be an object`)
   }
-  const given = isObject(parameters) ? parameters : isObject(scaling) ? scaling : NO_KEYS
-  if ([...given.values()].some((value) => isObject(value))) {
+  const all = isObject(parameters) ? parameters : isObject(scaling) ? scaling : NO_KEYS
+  const own = architecture.windowRotary
+  const byKind = [...all.values()].some((value) => isObject(value))
+  if (byKind && own === undefined) {
     throw unsupported(file, 'rotary positions that differ by kind of block (rope_parameters)')
   }
+  const given = byKind ? keysOf(all, 'full_attention') : all
   const thetas = given.has('rope_theta') ? given : raw
   const theta = reader.positive('rope_theta', thetas, architecture.defaults.ropeTheta)
   const partial = given.get('partial_rotary_factor') ?? raw.get('partial_rotary_factor') ?? 1
@@ -271,8 +276,24 @@ function readRope(
     throw unsupported(file, `rotary positions on part of a head (partial_rotary_factor ${display(partial)})`)
   if (!(dim > 0 && dim <= headDim && dim % 2 === 0))
     throw reader.malformed(`partial_rotary_factor ${display(partial)} leaves no pairs of ${headDim} channels`)
-  const stretch = readScaling(reader, given, contextLength, dim)
-  return dim === headDim ? { theta, scaling: stretch } : { theta, dim, scaling: stretch }
+  const rope: RopeConfig = {
+    theta,
+    ...(dim === headDim ? {} : { dim }),
+    scaling: readScaling(reader, given, contextLength, dim),
+  }
+  if (own === undefined || !windowed) return rope
+  const inWindow = byKind ? keysOf(all, 'sliding_attention') : NO_KEYS
+  if (readScaling(reader, inWindow, contextLength, dim).kind !== 'none')
+    throw unsupported(file, 'scaled rotary positions in blocks with a sliding window')
+  const windowTheta = inWindow.has('rope_theta')
+    ? reader.positive('rope_theta', inWindow)
+    : reader.positive(own.key, own.key === 'rope_theta' ? thetas : raw, own.theta)
+  return { ...rope, windowTheta }
+}
+
+function keysOf(parameters: JsonObject, kind: string): JsonObject {
+  const keys = parameters.get(kind)
+  return isObject(keys) ? keys : NO_KEYS
 }
 
 const NO_KEYS: JsonObject = new Map()

@@ -40,6 +40,8 @@ const CONFIGS: readonly (readonly [id: string, raw: Record<string, unknown>])[] 
     { ...SIZES, num_experts: 3, num_experts_per_tok: 2, moe_intermediate_size: 6, norm_topk_prob: true, head_dim: 4 },
   ],
   ['gemma2', { ...SIZES, head_dim: 4, query_pre_attn_scalar: 4 }],
+  ['gemma', { ...SIZES, head_dim: 4 }],
+  ['gemma3', { ...SIZES, head_dim: 4, query_pre_attn_scalar: 4 }],
   ['phi3', SIZES],
   ['gpt2', GPT2],
   ['bert', { ...SIZES, num_key_value_heads: 2, architectures: ['BertForSequenceClassification'] }],
@@ -140,6 +142,14 @@ describe.each(CONFIGS)('%s', (id, raw) => {
   })
 })
 
+const LLAMA3 = {
+  rope_type: 'llama3',
+  factor: 8,
+  low_freq_factor: 1,
+  high_freq_factor: 4,
+  original_max_position_embeddings: 8,
+}
+
 describe('what llama.cpp computes otherwise', () => {
   const refusal = async (id: string, changes: Record<string, unknown>): Promise<string | null> => {
     const base = CONFIGS.find(([name]) => name === id)![1]
@@ -151,6 +161,13 @@ describe('what llama.cpp computes otherwise', () => {
     ['gemma2', { attn_logit_softcapping: null }, 'capped'],
     ['gemma2', { tie_word_embeddings: false }, 'head'],
     ['gemma2', { sliding_window: null }, 'window'],
+    ['gemma', { tie_word_embeddings: false }, 'head'],
+    ['gemma', { rope_scaling: LLAMA3 }, 'llama3'],
+    ['gemma3', { query_pre_attn_scalar: 5 }, 'query_pre_attn_scalar'],
+    ['gemma3', { attn_logit_softcapping: 50 }, 'capped'],
+    ['gemma3', { rope_scaling: { rope_type: 'yarn', factor: 2 } }, 'yarn'],
+    // heads of 4 in 62 blocks: the scores of "27B" are divided by the root of 8 / 2
+    ['gemma3', { num_hidden_layers: 62, head_dim: 2, query_pre_attn_scalar: 2 }, 'query_pre_attn_scalar other than 4'],
     ['t5', { relative_attention_max_distance: 64 }, '128'],
   ])('%s with %o is refused', async (id, changes, says) => {
     expect(await refusal(id, changes)).toContain(says)

@@ -255,6 +255,8 @@ describe('what is not described', () => {
       'Qwen2MoeForCausalLM',
       'Qwen3MoeForCausalLM',
       'Gemma2ForCausalLM',
+      'GemmaForCausalLM',
+      'Gemma3ForCausalLM',
       'Phi3ForCausalLM',
       'GPT2LMHeadModel',
       'BertForSequenceClassification',

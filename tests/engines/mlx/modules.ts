@@ -19,6 +19,7 @@ const REQUIRED: Record<string, readonly string[]> = {
   qwen2: ['num_key_value_heads', 'rms_norm_eps'],
   qwen3: ['num_key_value_heads', 'max_position_embeddings', 'rope_theta', 'head_dim', 'tie_word_embeddings'],
   gemma2: ['head_dim', 'num_key_value_heads', 'rms_norm_eps'],
+  gemma: ['head_dim', 'num_key_value_heads', 'rms_norm_eps'],
   gpt2: ['n_ctx', 'n_embd', 'n_head', 'n_layer', 'n_positions', 'layer_norm_epsilon', 'vocab_size'],
   minicpm: ['dim_model_base', 'num_key_value_heads', 'scale_depth', 'scale_emb', 'rms_norm_eps'],
   qwen2_moe: ['num_experts_per_tok', 'num_experts', 'moe_intermediate_size', 'shared_expert_intermediate_size'],
@@ -70,7 +71,7 @@ export function mlxModules(config: Config): readonly Module[] {
       modules.push([`${at}.self_attn.v_proj`, 'L', [kv * head, hidden], qkv])
     }
     modules.push([`${at}.self_attn.o_proj`, 'L', [hidden, heads * head]])
-    if (type.startsWith('qwen3')) {
+    if (type.startsWith('qwen3') || type === 'gemma3_text') {
       modules.push([`${at}.self_attn.q_norm`, 'N', [head]], [`${at}.self_attn.k_norm`, 'N', [head]])
     }
     if (type === 'mixtral') {
@@ -101,7 +102,8 @@ export function mlxModules(config: Config): readonly Module[] {
       modules.push([`${at}.mlp.up_proj`, 'L', [inner, hidden]])
     }
     const norms = ['input_layernorm', 'post_attention_layernorm']
-    if (type === 'gemma2') norms.push('pre_feedforward_layernorm', 'post_feedforward_layernorm')
+    if (type === 'gemma2' || type === 'gemma3_text')
+      norms.push('pre_feedforward_layernorm', 'post_feedforward_layernorm')
     for (const norm of norms) modules.push([`${at}.${norm}`, 'N', [hidden]])
   }
   modules.push(['model.norm', 'N', [hidden]])
@@ -109,7 +111,8 @@ export function mlxModules(config: Config): readonly Module[] {
   const tied = config['tie_word_embeddings'] ?? ['llama', 'qwen2', 'granite'].includes(type)
   if (type === 'minicpm' && tied === true)
     throw new Error('the loader adds a head that a tied MiniCPM has no place for')
-  if (type === 'qwen2_moe' || (type !== 'gemma2' && tied !== true)) modules.push(['lm_head', 'L', [vocabulary, hidden]])
+  if (type === 'qwen2_moe' || (type !== 'gemma' && type !== 'gemma2' && tied !== true))
+    modules.push(['lm_head', 'L', [vocabulary, hidden]])
   return modules
 }
 

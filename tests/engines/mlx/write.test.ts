@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { formatIds, loadEngine } from '../../../src/engines/index.ts'
 import { detect } from '../../../src/api/api.ts'
 import { memoryFolder } from '../../contracts/memory.ts'
+import { CONFIGS } from '../../models/configs.ts'
 import { edit, jsonOf, noShared, rawTensors, sharedFiles, tinyLlama, without, type Files } from '../hf/folder.ts'
 import { configOf, convertFiles, faultsOf, madeUp } from './folder.ts'
 import { strictNames } from './modules.ts'
@@ -121,7 +122,7 @@ const SMALL = {
 const MOE = { num_experts: 3, num_experts_per_tok: 2, moe_intermediate_size: 32, intermediate_size: 96 }
 
 /** Families of which there is no model at hand, and what their keys say otherwise. */
-const MADE_UP: readonly [string, Record<string, unknown>, Record<string, unknown>][] = [
+const MADE_UP: readonly [string, Readonly<Record<string, unknown>>, Record<string, unknown>][] = [
   [
     'Qwen 2 MoE',
     { architectures: ['Qwen2MoeForCausalLM'], model_type: 'qwen2_moe', ...MOE, shared_expert_intermediate_size: 96 },
@@ -159,6 +160,27 @@ const MADE_UP: readonly [string, Record<string, unknown>, Record<string, unknown
       dim_model_base: 32,
     },
     { tie_word_embeddings: false },
+  ],
+  ['Gemma', CONFIGS['gemma']!, { head_dim: 16, num_key_value_heads: 2 }],
+  ['Gemma 3', CONFIGS['gemma3']!, { sliding_window_pattern: 2, rope_local_base_freq: 10_000 }],
+  [
+    'Gemma 3 as transformers 5 says it',
+    {
+      ...CONFIGS['gemma3'],
+      sliding_window_pattern: undefined,
+      rope_theta: undefined,
+      layer_types: ['sliding_attention', 'full_attention'],
+      rope_parameters: {
+        full_attention: { rope_type: 'linear', factor: 8, rope_theta: 500_000 },
+        sliding_attention: { rope_type: 'default', rope_theta: 20_000 },
+      },
+    },
+    {
+      sliding_window_pattern: 2,
+      rope_theta: 500_000,
+      rope_local_base_freq: 20_000,
+      rope_scaling: { rope_type: 'linear', type: 'linear', factor: 8 },
+    },
   ],
 ]
 

@@ -10,6 +10,8 @@ export interface GgufArchitecture {
   readonly interleavedRotary: boolean
   /** Whether its graph sees past `sliding_window`; true of architectures that have one only in HuggingFace. */
   readonly ignoresWindow: boolean
+  /** Of architectures whose blocks have windows by a period: what its loader takes where a file does not say. */
+  readonly windows?: WindowDefaults
   /** The keys that hold the epsilon of its norms. */
   readonly epsilonKeys: readonly EpsilonKey[]
   /** Its own names of roles without `.weight` or `.bias`; the others have the common ones. */
@@ -25,6 +27,12 @@ export interface GgufArchitecture {
 }
 
 export type EpsilonKey = 'attention.layer_norm_rms_epsilon' | 'attention.layer_norm_epsilon'
+
+export interface WindowDefaults {
+  readonly period: number
+  /** The rotary base of blocks with a window; that of all, or null where only those turn. */
+  readonly theta: number | 'same' | null
+}
 
 export interface TransformRule {
   readonly role: RegExp

@@ -1,7 +1,7 @@
 import { AppError } from '../../../core/errors.ts'
 import { bert, distilbert } from './bert.ts'
 import type { GgufArchitecture } from './contract.ts'
-import { gemma2 } from './gemma2.ts'
+import { gemma, gemma2, gemma3 } from './gemma.ts'
 import { gpt2 } from './gpt2.ts'
 import { granite, llama, minicpm, mixtral, qwen2, qwen2moe, qwen3, qwen3moe } from './llama.ts'
 import { phi3 } from './phi3.ts'
@@ -16,7 +16,9 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
   ['qwen3', qwen3],
   ['qwen2moe', qwen2moe],
   ['qwen3moe', qwen3moe],
+  ['gemma', gemma],
   ['gemma2', gemma2],
+  ['gemma3', gemma3],
   ['phi3', phi3],
   ['gpt2', gpt2],
   ['bert', bert],
