@@ -31,6 +31,8 @@ const FAMILIES: readonly Family[] = [
     names: ['Gemma3ForCausalLM', 'Gemma3TextModel', 'gemma3_text', 'gemma3'],
     load: async () => (await import('./gemma3.ts')).gemma3,
   },
+  { names: ['Olmo2ForCausalLM', 'Olmo2Model', 'olmo2'], load: async () => (await import('./olmo2.ts')).olmo2 },
+  { names: ['Olmo3ForCausalLM', 'Olmo3Model', 'olmo3'], load: async () => (await import('./olmo2.ts')).olmo3 },
   { names: ['Phi3ForCausalLM', 'Phi3Model', 'phi3'], load: async () => (await import('./phi3.ts')).phi3 },
   { names: ['GPT2LMHeadModel', 'GPT2Model', 'gpt2'], load: async () => (await import('./gpt2.ts')).gpt2 },
   {

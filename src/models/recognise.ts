@@ -127,7 +127,7 @@ function readSizes(look: Lookup): Sizes | null {
   const keyWidth = look.shape('blocks.{i}.attn.k.weight')?.[0] ?? ((fused ?? 0) - queryWidth) / 2
   const [gateUp] = look.shape('blocks.{i}.mlp.gate_up.weight') ?? []
   const intermediateSize = look.shape('blocks.{i}.mlp.up.weight')?.[0] ?? (gateUp ?? 0) / 2
-  const proven = provenHeadDim(look)
+  const proven = provenHeadDim(look, queryWidth)
   const headDim = proven ?? likelyHeadDim(look.architecture, hiddenSize, queryWidth, keyWidth)
   const whole = [keyWidth, intermediateSize, queryWidth / (headDim ?? 0), keyWidth / (headDim ?? 0)]
   if (headDim === null || !whole.every((size) => Number.isSafeInteger(size) && size > 0)) return null
@@ -146,10 +146,13 @@ function readSizes(look: Lookup): Sizes | null {
   }
 }
 
-/** A norm on each head's query is as wide as the head; the rotary frequencies that older files hold are half of it. */
-function provenHeadDim(look: Lookup): number | null {
+/**
+ * A norm on each head's query is as wide as the head (one on all of them together says nothing); the rotary frequencies
+ * that older files hold are half of it.
+ */
+function provenHeadDim(look: Lookup, queryWidth: number): number | null {
   const [norm] = look.shape('blocks.{i}.attn.q_norm.weight') ?? []
-  if (norm !== undefined) return norm
+  if (norm !== undefined && norm !== queryWidth) return norm
   for (const [name, { shape }] of look.tensors) {
     if (name.endsWith('.rotary_emb.inv_freq') && shape.length === 1) return 2 * (shape[0] ?? 0)
   }

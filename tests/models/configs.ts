@@ -56,6 +56,11 @@ export const CONFIGS: Readonly<Record<string, Readonly<Record<string, unknown>>>
     sliding_window_pattern: 2,
     tie_word_embeddings: true,
   }),
+  olmo2: of('Olmo2ForCausalLM', 'olmo2'),
+  olmo3: of('Olmo3ForCausalLM', 'olmo3', {
+    sliding_window: 32,
+    layer_types: ['sliding_attention', 'full_attention'],
+  }),
   phi3: of('Phi3ForCausalLM', 'phi3', { original_max_position_embeddings: 128, sliding_window: null, pad_token_id: 0 }),
   gpt2: {
     architectures: ['GPT2LMHeadModel'],

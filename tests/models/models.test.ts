@@ -143,6 +143,8 @@ describe.each([
   ['gemma2', 'Gemma2ForCausalLM'],
   ['gemma', 'GemmaForCausalLM'],
   ['gemma3', 'Gemma3ForCausalLM'],
+  ['olmo2', 'Olmo2ForCausalLM'],
+  ['olmo3', 'Olmo3ForCausalLM'],
   ['phi3', 'Phi3ForCausalLM'],
   ['gpt2', 'GPT2LMHeadModel'],
   ['bert', 'BertForSequenceClassification'],

@@ -1,44 +1,59 @@
 import { Decoder, type DecoderConfig } from './forward.ts'
+import { linear, plain, rotate, yarn, type Rotary, type Scaling } from './rotary.ts'
 
 /**
  * More decoders in float64, each as its class in transformers 5 computes it: what follows what in a block, where norms
  * are, how heads turn and which tokens they see.
  */
 interface Family {
-  /** RMS with the weight, or with 1 + weight. */
-  readonly norm: 'weight' | 'one-plus-weight'
+  /** RMS with the weight, or with 1 + weight; or LayerNorm without a bias. */
+  readonly norm: 'weight' | 'one-plus-weight' | 'layer'
   /** Names of the norms before and after attention, and before and after the MLP; null where there is none. */
   readonly norms: readonly [string | null, string | null, string | null, string | null]
+  /** Attention and MLP both see the block's input. */
+  readonly parallel?: true
   readonly activation: (x: number) => number
+  /** Gate and up in one matrix. */
+  readonly fusedMlp?: true
   readonly embeddingScale?: (config: DecoderConfig) => number
-  /** Norms of queries and keys: of each head. */
-  readonly queryNorm?: 'head'
+  /** Norms of queries and keys: of each head or of all together, before they turn or after. */
+  readonly queryNorm?: { readonly of: 'head' | 'all'; readonly names: readonly [string, string]; readonly last?: true }
+  readonly biased?: (config: DecoderConfig) => boolean
   readonly window: (config: DecoderConfig, layer: number) => number
   readonly rotary: (config: DecoderConfig, layer: number) => Rotary | null
   readonly attentionScale?: (config: DecoderConfig) => number
-}
-
-interface Rotary {
-  readonly theta: number
-  /** Positions are divided by it. */
-  readonly factor: number
+  readonly logitScale?: (config: DecoderConfig) => number
 }
 
 const LLAMA_NORMS = ['input_layernorm', null, 'post_attention_layernorm', null] as const
+const POST_NORMS = [null, 'post_attention_layernorm', null, 'post_feedforward_layernorm'] as const
 const SANDWICH_NORMS = [
   'input_layernorm',
   'post_attention_layernorm',
   'pre_feedforward_layernorm',
   'post_feedforward_layernorm',
 ] as const
+const QUERY_NORMS = ['q_norm', 'k_norm'] as const
 
 const everything = (): number => Number.POSITIVE_INFINITY
 
+const silu = (x: number): number => x / (1 + Math.exp(-x))
 const gelu = (x: number): number => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044_715 * x ** 3)))
 
-const layerType = (config: DecoderConfig, layer: number, period: number): string => {
+/** Whether a block has a window: `layer_types`, or all but every n-th. */
+const isSliding = (config: DecoderConfig, layer: number, usual: number): boolean => {
   const types = config['layer_types'] as readonly string[] | undefined
-  return types?.[layer] ?? ((layer + 1) % period === 0 ? 'full_attention' : 'sliding_attention')
+  const period = (config['sliding_window_pattern'] as number | undefined) ?? usual
+  return types === undefined ? (layer + 1) % period !== 0 : types[layer] === 'sliding_attention'
+}
+
+const windowOf = (usual: number) => (config: DecoderConfig, layer: number) =>
+  isSliding(config, layer, usual) ? (config['sliding_window'] as number) : Number.POSITIVE_INFINITY
+
+/** What of a configuration says how a kind of block turns. */
+const scalingOf = (config: DecoderConfig, kind: string): Scaling => {
+  const all = config['rope_parameters'] as Record<string, Scaling> | undefined
+  return all?.[kind] ?? (config['rope_scaling'] as Scaling | null | undefined) ?? {}
 }
 
 const FAMILIES: Readonly<Record<string, Family>> = {
@@ -48,35 +63,45 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     activation: gelu,
     embeddingScale: (c) => Math.sqrt(c.hidden_size),
     window: everything,
-    rotary: (c) => ({ theta: c.rope_theta, factor: 1 }),
+    rotary: (c) => plain(c.rope_theta, c.head_dim),
   },
   gemma3_text: {
     norm: 'one-plus-weight',
     norms: SANDWICH_NORMS,
     activation: gelu,
     embeddingScale: (c) => Math.sqrt(c.hidden_size),
-    queryNorm: 'head',
-    window: (c, i) =>
-      layerType(c, i, period(c)) === 'full_attention' ? everything() : (c['sliding_window'] as number),
+    queryNorm: { of: 'head', names: QUERY_NORMS },
+    window: windowOf(6),
     rotary: (c, i) => {
-      const type = layerType(c, i, period(c))
-      const parameters = (c['rope_parameters'] as Record<string, Scaling> | undefined)?.[type]
-      if (type !== 'full_attention')
-        return { theta: parameters?.rope_theta ?? (c['rope_local_base_freq'] as number), factor: 1 }
-      const scaling = parameters ?? (c['rope_scaling'] as Scaling | null)
-      return { theta: parameters?.rope_theta ?? c.rope_theta, factor: scaling?.factor ?? 1 }
+      if (!isSliding(c, i, 6)) {
+        const { rope_theta: theta, factor } = scalingOf(c, 'full_attention')
+        return linear(theta ?? c.rope_theta, c.head_dim, factor ?? 1)
+      }
+      const own = (c['rope_parameters'] as Record<string, Scaling> | undefined)?.['sliding_attention']
+      return plain(own?.rope_theta ?? (c['rope_local_base_freq'] as number), c.head_dim)
     },
     attentionScale: (c) => (c['query_pre_attn_scalar'] as number) ** -0.5,
   },
-}
-
-interface Scaling {
-  readonly rope_theta?: number
-  readonly factor?: number
-}
-
-function period(config: DecoderConfig): number {
-  return (config['sliding_window_pattern'] as number | undefined) ?? 6
+  olmo2: {
+    norm: 'weight',
+    norms: POST_NORMS,
+    activation: silu,
+    queryNorm: { of: 'all', names: QUERY_NORMS },
+    window: everything,
+    rotary: (c) => plain(c.rope_theta, c.head_dim),
+  },
+  olmo3: {
+    norm: 'weight',
+    norms: POST_NORMS,
+    activation: silu,
+    queryNorm: { of: 'all', names: QUERY_NORMS },
+    window: windowOf(4),
+    rotary: (c, i) => {
+      const scaling = scalingOf(c, 'full_attention')
+      if (isSliding(c, i, 4) || scaling.rope_type !== 'yarn') return plain(c.rope_theta, c.head_dim)
+      return yarn(c.rope_theta, c.head_dim, scaling)
+    },
+  },
 }
 
 const SIZES = {
@@ -147,6 +172,23 @@ export const MADE_UP: Readonly<Record<string, DecoderConfig>> = {
     rope_local_base_freq: 20_000,
     rope_scaling: null,
   },
+  olmo2: { ...SIZES, architectures: ['Olmo2ForCausalLM'], model_type: 'olmo2' },
+  olmo3: {
+    ...SIZES,
+    architectures: ['Olmo3ForCausalLM'],
+    model_type: 'olmo3',
+    num_hidden_layers: 5,
+    sliding_window: 4,
+    rope_theta: 500_000,
+    rope_scaling: { rope_type: 'yarn', factor: 8, original_max_position_embeddings: 64 },
+  },
+  'olmo3 with another period': {
+    ...SIZES,
+    architectures: ['Olmo3ForCausalLM'],
+    model_type: 'olmo3',
+    sliding_window: 4,
+    layer_types: ['sliding_attention', 'full_attention', 'sliding_attention'],
+  },
 }
 
 type Vector = readonly number[]
@@ -164,7 +206,7 @@ export class FamilyDecoder extends Decoder {
 
   override logits(ids: readonly number[]): number[] {
     const { config } = this
-    const { norms, embeddingScale } = this.#family
+    const { norms, embeddingScale, logitScale, parallel } = this.#family
     const [attentionIn, attentionOut, mlpIn, mlpOut] = norms
     const embedding = this.#weight('model.embed_tokens.weight', [config.vocab_size, config.hidden_size])
     const scale = embeddingScale?.(config) ?? 1
@@ -175,15 +217,19 @@ export class FamilyDecoder extends Decoder {
       const at = `model.layers.${i}`
       const normed = (name: string | null, x: Vector): Vector =>
         name === null ? x : this.#norm(`${at}.${name}.weight`, x)
-      const attended = this.#attention(
-        i,
-        states.map((x) => normed(attentionIn, x)),
-      )
+      const inputs = states.map((x) => normed(attentionIn, x))
+      const attended = this.#attention(i, inputs)
       states = states.map((x, t) => add(x, normed(attentionOut, attended[t]!)))
-      states = states.map((x) => add(x, normed(mlpOut, this.#mlp(at, normed(mlpIn, x)))))
+      states = states.map((x, t) =>
+        add(x, normed(mlpOut, this.#mlp(at, parallel === true ? inputs[t]! : normed(mlpIn, x)))),
+      )
     }
     const head = config['tie_word_embeddings'] === true ? 'model.embed_tokens' : 'lm_head'
-    return states.flatMap((x) => this.#linear(head, this.#norm('model.norm.weight', x), config.vocab_size))
+    return states.flatMap((x) =>
+      this.#linear(head, this.#norm('model.norm.weight', x), config.vocab_size).map(
+        (logit) => logit * (logitScale?.(config) ?? 1),
+      ),
+    )
   }
 
   /** Made up from its name: norms lie around what leaves a state as it is. */
@@ -191,7 +237,7 @@ export class FamilyDecoder extends Decoder {
     const found = this.weights.get(name)
     if (found !== undefined) return found.values
     let state = [...name].reduce((hash, letter) => Math.imul(hash ^ letter.charCodeAt(0), 16_777_619), 0x811c9dc5) >>> 0
-    const middle = this.#family.norm === 'weight' ? 1 : 0
+    const middle = this.#family.norm === 'one-plus-weight' ? 0 : 1
     const values = Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => {
       state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
       const even = state / 2 ** 31 - 1
@@ -203,34 +249,42 @@ export class FamilyDecoder extends Decoder {
     return values
   }
 
-  #linear(name: string, x: Vector, rows: number): number[] {
+  #linear(name: string, x: Vector, rows: number, biased = false): number[] {
     const matrix = this.#weight(`${name}.weight`, [rows, x.length])
+    const bias = biased ? this.#weight(`${name}.bias`, [rows]) : null
     return Array.from({ length: rows }, (_, row) =>
-      x.reduce((sum, value, column) => sum + value * matrix[row * x.length + column]!, 0),
+      x.reduce((sum, value, column) => sum + value * matrix[row * x.length + column]!, bias?.[row] ?? 0),
     )
   }
 
   #norm(name: string, x: Vector): number[] {
+    const { norm } = this.#family
     const weight = this.#weight(name, [x.length])
-    const mean = x.reduce((sum, value) => sum + value * value, 0) / x.length
-    const offset = this.#family.norm === 'weight' ? 0 : 1
-    return x.map((value, i) => (value / Math.sqrt(mean + this.config.rms_norm_eps)) * (offset + weight[i]!))
+    const middle = norm === 'layer' ? x.reduce((sum, value) => sum + value, 0) / x.length : 0
+    const power = x.reduce((sum, value) => sum + (value - middle) ** 2, 0) / x.length
+    const epsilon = norm === 'layer' ? (this.config['layer_norm_eps'] as number) : this.config.rms_norm_eps
+    const offset = norm === 'one-plus-weight' ? 1 : 0
+    return x.map((value, i) => ((value - middle) / Math.sqrt(power + epsilon)) * (offset + weight[i]!))
   }
 
   #attention(layer: number, states: readonly Vector[]): number[][] {
     const { config } = this
-    const { queryNorm, attentionScale, window, rotary } = this.#family
+    const { queryNorm, attentionScale, window, rotary, biased } = this.#family
     const at = `model.layers.${layer}.self_attn`
     const [heads, kvHeads, d] = [config.num_attention_heads, config.num_key_value_heads, config.head_dim]
     const turning = rotary(config, layer)
     const project = (which: 'q' | 'k' | 'v', count: number): Vector[][] =>
       states.map((x, position) => {
-        const flat = this.#linear(`${at}.${which}_proj`, x, count * d)
+        const made = this.#linear(`${at}.${which}_proj`, x, count * d, biased?.(config))
+        const name = queryNorm === undefined || which === 'v' ? null : queryNorm.names[which === 'q' ? 0 : 1]
+        const normed = (part: Vector): Vector => (name === null ? part : this.#norm(`${at}.${name}.weight`, part))
+        const flat = queryNorm?.of === 'all' ? normed(made) : made
         return Array.from({ length: count }, (_, head) => {
           const part = flat.slice(head * d, (head + 1) * d)
           if (which === 'v') return part
-          const normed = queryNorm === 'head' ? this.#norm(`${at}.${which}_norm.weight`, part) : part
-          return turning === null ? normed : rotate(normed, position, turning)
+          const before = queryNorm?.of === 'head' && queryNorm.last === undefined ? normed(part) : part
+          const turned = turning === null ? before : rotate(before, position, turning)
+          return queryNorm?.last === true ? normed(turned) : turned
         })
       })
     const [q, k, v] = [project('q', heads), project('k', kvHeads), project('v', kvHeads)]
@@ -249,8 +303,9 @@ export class FamilyDecoder extends Decoder {
 
   #mlp(layer: string, x: Vector): number[] {
     const { intermediate_size: width } = this.config
-    const gate = this.#linear(`${layer}.mlp.gate_proj`, x, width)
-    const up = this.#linear(`${layer}.mlp.up_proj`, x, width)
+    const both = this.#family.fusedMlp === true ? this.#linear(`${layer}.mlp.gate_up_proj`, x, 2 * width) : null
+    const gate = both?.slice(0, width) ?? this.#linear(`${layer}.mlp.gate_proj`, x, width)
+    const up = both?.slice(width) ?? this.#linear(`${layer}.mlp.up_proj`, x, width)
     return this.#linear(
       `${layer}.mlp.down_proj`,
       gate.map((value, i) => this.#family.activation(value) * up[i]!),
@@ -272,14 +327,4 @@ function softmax(x: Vector): number[] {
   const powers = x.map((value) => Math.exp(value - max))
   const sum = powers.reduce((a, b) => a + b, 0)
   return powers.map((value) => value / sum)
-}
-
-/** Channel i turns with channel i + d/2. */
-function rotate(x: Vector, position: number, { theta, factor }: Rotary): number[] {
-  const half = x.length / 2
-  return x.map((value, i) => {
-    const angle = (position / factor) * theta ** (-(i % half) / half)
-    const other = i < half ? -x[i + half]! : x[i - half]!
-    return value * Math.cos(angle) + other * Math.sin(angle)
-  })
 }

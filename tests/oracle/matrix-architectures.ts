@@ -110,6 +110,8 @@ export const ARCHITECTURES: Readonly<Record<string, ArchitectureModel>> = {
   gemma2: trained('gemma2', GELU_ERROR),
   gemma: untrained('gemma', GELU_ERROR),
   gemma3: untrained('gemma3_text', GELU_ERROR),
+  olmo2: untrained('olmo2'),
+  olmo3: untrained('olmo3'),
   phi3: trained('phi3'),
   gpt2: trained('gpt2', GELU_ERROR),
   minicpm: trained('minicpm'),

@@ -52,6 +52,8 @@ function entries(id: string, config: ModelConfig): readonly Entry[] {
         ['rope_local_base_freq', config.rope.windowTheta],
         config.windowPeriod === undefined ? layerTypesEntry(config) : ['sliding_window_pattern', config.windowPeriod],
       ]
+    case 'olmo3':
+      return [layerTypesEntry(config)]
     case 'bert':
       return [['type_vocab_size', config.tokenTypes], ...labelEntries(config.labels)]
     case 't5':

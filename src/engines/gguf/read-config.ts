@@ -127,6 +127,8 @@ function withFamilyFacts(
   ])
   const complete: ModelConfig = { ...config, raw, ...architecture.facts?.({ ...config, raw }) }
   const target = ggufArchitecture(architecture.id)
+  const refused = target.refuses?.(complete) ?? null
+  if (refused !== null) return { because: `${architecture.id} models have not what it has: ${refused}` }
   for (const [key, value] of target.keys?.(complete) ?? []) {
     const full = key.replace('{arch}', target.name)
     const found = metadata.get(full)

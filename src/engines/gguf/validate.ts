@@ -130,6 +130,7 @@ async function modelFindings(header: ModelHeader, path: string): Promise<readonl
   const findings: Finding[] = []
   const id = architectureIdOf(name, {
     experts: ggufNumber(header.metadata, `${name}.expert_count`),
+    window: ggufNumber(header.metadata, `${name}.attention.sliding_window`),
     has: (tensor) => header.tensors.some((found) => found.name === tensor),
   })
   if (id === null) {

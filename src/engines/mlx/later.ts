@@ -1,5 +1,6 @@
 /** The families of mlx-lm from Gemma 3 on. */
 import type { ModelConfig } from '../../core/checkpoint.ts'
+import { layerTypesOf } from '../../models/windows.ts'
 import { ATTENTION, decoder, HEAD_NORMS, MLP, plainRotary, SIZES, type MlxFamily } from './family.ts'
 
 const SANDWICH = [
@@ -8,6 +9,8 @@ const SANDWICH = [
   'pre_feedforward_layernorm',
   'post_feedforward_layernorm',
 ]
+
+const POST_NORMED = [...ATTENTION, ...HEAD_NORMS, ...MLP, 'post_attention_layernorm', 'post_feedforward_layernorm']
 
 /** Its classes look for a block of either kind, and stop where there is none. */
 function bothKindsOfBlocks({ layers, slidingWindow, windowPeriod }: ModelConfig): string | null {
@@ -33,6 +36,24 @@ export const LATER: readonly (readonly [string, MlxFamily])[] = [
         config.attentionSoftcap === undefined && config.logitSoftcap === undefined
           ? bothKindsOfBlocks(config)
           : 'caps on scores or logits',
+    },
+  ],
+  ['olmo2', { ...decoder, order: POST_NORMED, sizes: [...SIZES, 'contextLength'] }],
+  [
+    'olmo3',
+    {
+      ...decoder,
+      order: POST_NORMED,
+      sizes: [...SIZES, 'contextLength'],
+      keys: (config) => [
+        ['sliding_window', config.slidingWindow ?? 0],
+        ['layer_types', layerTypesOf(config.layers, config.slidingWindow, config.windowPeriod)],
+      ],
+      unsupported: (config) => {
+        if (config.slidingWindow === null) return 'model without a sliding window'
+        if (config.rope.windowTheta !== config.rope.theta) return 'another rotary base in blocks with a window'
+        return bothKindsOfBlocks(config)
+      },
     },
   ],
 ]

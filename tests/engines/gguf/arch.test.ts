@@ -42,6 +42,8 @@ const CONFIGS: readonly (readonly [id: string, raw: Record<string, unknown>])[] 
   ['gemma2', { ...SIZES, head_dim: 4, query_pre_attn_scalar: 4 }],
   ['gemma', { ...SIZES, head_dim: 4 }],
   ['gemma3', { ...SIZES, head_dim: 4, query_pre_attn_scalar: 4 }],
+  ['olmo2', SIZES],
+  ['olmo3', SIZES],
   ['phi3', SIZES],
   ['gpt2', GPT2],
   ['bert', { ...SIZES, num_key_value_heads: 2, architectures: ['BertForSequenceClassification'] }],
@@ -138,7 +140,7 @@ describe.each(CONFIGS)('%s', (id, raw) => {
       expect(facts[key] ?? null, key).toEqual(config[key] ?? null)
     const experts = config.experts?.count ?? null
     const has = (name: string): boolean => tensors.some((tensor) => tensor.name === name)
-    expect(architectureIdOf(target.name, { experts, has })).toBe(id)
+    expect(architectureIdOf(target.name, { experts, window: config.slidingWindow, has })).toBe(id)
   })
 })
 
@@ -168,6 +170,14 @@ describe('what llama.cpp computes otherwise', () => {
     ['gemma3', { rope_scaling: { rope_type: 'yarn', factor: 2 } }, 'yarn'],
     // heads of 4 in 62 blocks: the scores of "27B" are divided by the root of 8 / 2
     ['gemma3', { num_hidden_layers: 62, head_dim: 2, query_pre_attn_scalar: 2 }, 'query_pre_attn_scalar other than 4'],
+    ['olmo2', { tie_word_embeddings: true }, 'head'],
+    ['olmo2', { head_dim: 2 }, 'wide'],
+    ['olmo3', { layer_types: ['full_attention', 'full_attention'] }, 'window'],
+    [
+      'olmo3',
+      { rope_parameters: { full_attention: { rope_theta: 500 }, sliding_attention: { rope_theta: 50 } } },
+      'rotary base',
+    ],
     ['t5', { relative_attention_max_distance: 64 }, '128'],
   ])('%s with %o is refused', async (id, changes, says) => {
     expect(await refusal(id, changes)).toContain(says)

@@ -257,6 +257,8 @@ describe('what is not described', () => {
       'Gemma2ForCausalLM',
       'GemmaForCausalLM',
       'Gemma3ForCausalLM',
+      'Olmo2ForCausalLM',
+      'Olmo3ForCausalLM',
       'Phi3ForCausalLM',
       'GPT2LMHeadModel',
       'BertForSequenceClassification',

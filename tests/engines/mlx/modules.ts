@@ -20,6 +20,8 @@ const REQUIRED: Record<string, readonly string[]> = {
   qwen3: ['num_key_value_heads', 'max_position_embeddings', 'rope_theta', 'head_dim', 'tie_word_embeddings'],
   gemma2: ['head_dim', 'num_key_value_heads', 'rms_norm_eps'],
   gemma: ['head_dim', 'num_key_value_heads', 'rms_norm_eps'],
+  olmo2: ['rms_norm_eps'],
+  olmo3: ['rms_norm_eps', 'max_position_embeddings', 'sliding_window', 'rope_theta'],
   gpt2: ['n_ctx', 'n_embd', 'n_head', 'n_layer', 'n_positions', 'layer_norm_epsilon', 'vocab_size'],
   minicpm: ['dim_model_base', 'num_key_value_heads', 'scale_depth', 'scale_emb', 'rms_norm_eps'],
   qwen2_moe: ['num_experts_per_tok', 'num_experts', 'moe_intermediate_size', 'shared_expert_intermediate_size'],
@@ -48,6 +50,20 @@ const REQUIRED: Record<string, readonly string[]> = {
   ],
 }
 
+const HEAD_NORMED: ReadonlySet<string> = new Set(['qwen3', 'qwen3_moe', 'gemma3_text'])
+
+const PRE_NORMS = ['input_layernorm', 'post_attention_layernorm']
+const SANDWICH_NORMS = [...PRE_NORMS, 'pre_feedforward_layernorm', 'post_feedforward_layernorm']
+const POST_NORMS = ['post_attention_layernorm', 'post_feedforward_layernorm']
+
+/** Norms of a block, where they are not those before attention and MLP. */
+const BLOCK_NORMS: Readonly<Record<string, readonly string[]>> = {
+  gemma2: SANDWICH_NORMS,
+  gemma3_text: SANDWICH_NORMS,
+  olmo2: POST_NORMS,
+  olmo3: POST_NORMS,
+}
+
 export function mlxModules(config: Config): readonly Module[] {
   const type = config['model_type'] === 'mistral' ? 'llama' : String(config['model_type'])
   for (const key of REQUIRED[type] ?? []) if (config[key] === undefined) throw new Error(`${type} lacks ${key}`)
@@ -71,8 +87,11 @@ export function mlxModules(config: Config): readonly Module[] {
       modules.push([`${at}.self_attn.v_proj`, 'L', [kv * head, hidden], qkv])
     }
     modules.push([`${at}.self_attn.o_proj`, 'L', [hidden, heads * head]])
-    if (type.startsWith('qwen3') || type === 'gemma3_text') {
+    if (HEAD_NORMED.has(type)) {
       modules.push([`${at}.self_attn.q_norm`, 'N', [head]], [`${at}.self_attn.k_norm`, 'N', [head]])
+    }
+    if (type.startsWith('olmo')) {
+      modules.push([`${at}.self_attn.q_norm`, 'N', [heads * head]], [`${at}.self_attn.k_norm`, 'N', [kv * head]])
     }
     if (type === 'mixtral') {
       const experts = number(config, 'num_local_experts', 8)
@@ -101,14 +120,11 @@ export function mlxModules(config: Config): readonly Module[] {
       modules.push([`${at}.mlp.down_proj`, 'L', [hidden, inner]])
       modules.push([`${at}.mlp.up_proj`, 'L', [inner, hidden]])
     }
-    const norms = ['input_layernorm', 'post_attention_layernorm']
-    if (type === 'gemma2' || type === 'gemma3_text')
-      norms.push('pre_feedforward_layernorm', 'post_feedforward_layernorm')
-    for (const norm of norms) modules.push([`${at}.${norm}`, 'N', [hidden]])
+    for (const norm of BLOCK_NORMS[type] ?? PRE_NORMS) modules.push([`${at}.${norm}`, 'N', [hidden]])
   }
   modules.push(['model.norm', 'N', [hidden]])
-  // llama, qwen2, granite: True if config.json does not say; the others False
-  const tied = config['tie_word_embeddings'] ?? ['llama', 'qwen2', 'granite'].includes(type)
+  // llama, qwen2, granite, olmo2: True if config.json does not say; the others False
+  const tied = config['tie_word_embeddings'] ?? ['llama', 'qwen2', 'granite', 'olmo2'].includes(type)
   if (type === 'minicpm' && tied === true)
     throw new Error('the loader adds a head that a tied MiniCPM has no place for')
   if (type === 'qwen2_moe' || (type !== 'gemma' && type !== 'gemma2' && tied !== true))

@@ -182,6 +182,8 @@ const MADE_UP: readonly [string, Readonly<Record<string, unknown>>, Record<strin
       rope_scaling: { rope_type: 'linear', type: 'linear', factor: 8 },
     },
   ],
+  ['OLMo 2', CONFIGS['olmo2']!, { tie_word_embeddings: false }],
+  ['OLMo 3', CONFIGS['olmo3']!, { layer_types: ['sliding_attention', 'full_attention'], sliding_window: 32 }],
 ]
 
 describe('families made up', () => {

@@ -5,6 +5,7 @@ import { gemma, gemma2, gemma3 } from './gemma.ts'
 import { gpt2 } from './gpt2.ts'
 import { granite, llama, minicpm, mixtral, qwen2, qwen2moe, qwen3, qwen3moe } from './llama.ts'
 import { phi3 } from './phi3.ts'
+import { olmo2, olmo3 } from './post-norms.ts'
 import { t5 } from './t5.ts'
 
 /** By id of our architecture. */
@@ -19,6 +20,8 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
   ['gemma', gemma],
   ['gemma2', gemma2],
   ['gemma3', gemma3],
+  ['olmo2', olmo2],
+  ['olmo3', olmo3],
   ['phi3', phi3],
   ['gpt2', gpt2],
   ['bert', bert],
@@ -45,15 +48,25 @@ export function ggufArchitecture(id: string): GgufArchitecture {
   })
 }
 
+/** What tells architectures of one name from each other. */
+export interface GgufTraits {
+  /** `expert_count` */
+  readonly experts?: number | null
+  /** `attention.sliding_window` */
+  readonly window?: number | null
+  readonly has?: (tensor: string) => boolean
+}
+
 /**
- * The id of our architecture for a `general.architecture`; null if none has that name. `experts` is the file's
- * `expert_count`: llama.cpp's llama with experts is Mixtral, and its bert without token types DistilBERT.
+ * The id of our architecture for a `general.architecture`; null if none has that name. llama.cpp's llama
+ * with experts is Mixtral, its olmo2 with windows OLMo 3, and its bert without token types DistilBERT.
  */
 export function architectureIdOf(
   ggufName: string,
-  { experts = null, has }: { readonly experts?: number | null; readonly has?: (tensor: string) => boolean } = {},
+  { experts = null, window = null, has }: GgufTraits = {},
 ): string | null {
   if (ggufName === mixtral.name && experts !== null && experts > 0) return 'mixtral'
+  if (ggufName === olmo3.name && window !== null && window > 0) return 'olmo3'
   if (ggufName === distilbert.name && has?.(TOKEN_TYPES) === false) return 'distilbert'
   for (const [id, { name }] of ARCHITECTURES) if (name === ggufName) return id
   return null
