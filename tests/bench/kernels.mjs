@@ -85,8 +85,17 @@ const WEIGHTED = [
 const ONLY_WEIGHTED = new Set(['iq1_s', 'iq2_xxs', 'iq2_xs'])
 /** Types that are searched even without one. */
 const SEARCHED = new Set([
-  ...['q2_k', 'q3_k', 'q4_k', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs'],
-  ...['iq1_m', 'iq2_s', 'iq3_xxs', 'iq3_s'],
+  'q2_k',
+  'q3_k',
+  'q4_k',
+  'q5_k',
+  'q6_k',
+  'iq4_nl',
+  'iq4_xs',
+  'iq1_m',
+  'iq2_s',
+  'iq3_xxs',
+  'iq3_s',
 ])
 /**
  * A tile of the size that conversions use. On a small one that comes again and again the branch predictor learns the

@@ -82,16 +82,21 @@ export async function parseYaml(text: string, file: string): Promise<Json> {
 
 /** A scalar of the core schema. */
 function plain(value: unknown, offset: number, fail: (why: string, offset: number) => AppError): Json {
-  if (value === null || typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean') return value
+  if (value === null || typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean')
+    return value
   throw fail('a value that is neither text, number, true, false nor null', offset)
 }
 
 function failure(why: string, offset: number, lines: LineCounter, file: string): AppError {
   const { line, col } = lines.linePos(offset)
-  return new AppError('malformed', `${file} is not valid YAML: ${why} at line ${Math.max(line, 1)}, column ${Math.max(col, 1)}`, {
-    where: { file, offset },
-    hint: 'One document of maps, lists, texts and numbers is read, without tags.',
-  })
+  return new AppError(
+    'malformed',
+    `${file} is not valid YAML: ${why} at line ${Math.max(line, 1)}, column ${Math.max(col, 1)}`,
+    {
+      where: { file, offset },
+      hint: 'One document of maps, lists, texts and numbers is read, without tags.',
+    },
+  )
 }
 
 /** What the package says, as the middle of a sentence. */

@@ -109,7 +109,9 @@ list:
   })
 
   test('takes many keys in their number’s time, not in its square', async () => {
-    const text = Array.from({ length: 12_000 }, (_, i) => `model.layers.${i}.mlp.up_proj.weight: [128, 4096]`).join('\n')
+    const text = Array.from({ length: 12_000 }, (_, i) => `model.layers.${i}.mlp.up_proj.weight: [128, 4096]`).join(
+      '\n',
+    )
     const started = performance.now()
     expect((await parseYaml(text, 'a.yaml')) as ReadonlyMap<string, unknown>).toHaveProperty('size', 12_000)
     // the square takes a quarter of a minute
