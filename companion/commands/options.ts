@@ -78,6 +78,7 @@ export function optionText({ name, kind, help }: OptionSpec, indent: number): st
     case 'flag':
       return definitions([[`--${name}`, help]], { indent })
     case 'integer':
+    case 'number':
       return definitions([[`--${name} N`, help]], { indent })
     case 'text':
       return definitions([[`--${name} TEXT`, help]], { indent })

@@ -11,6 +11,7 @@ import type { Transforms } from '../core/transform.ts'
 import type { Engine, Given, Match } from '../engines/engine.ts'
 import { formatId, formatIds, loadEngine } from '../engines/index.ts'
 import { supportedArchitectures } from '../models/index.ts'
+import { mupVerdict } from '../models/mup.ts'
 import { refuseAdapter } from './adapters.ts'
 import { check, runnable } from './check.ts'
 import { compare } from './compare.ts'
@@ -232,6 +233,7 @@ function inspection({ folder, engine, match, checkpoint }: Opened): Inspection {
     vocabSize: config.vocabSize,
     contextLength: config.contextLength,
     tied: config.tied,
+    mup: mupVerdict(checkpoint),
     tokenizer: tokenizer === null ? null : `${kinds[tokenizer.kind]}, ${tokenizer.tokens.length} tokens`,
     files: checkpoint.sources.map(({ path, size }) => ({ path, size })),
     metadata: checkpoint.metadata ?? [],

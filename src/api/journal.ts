@@ -1,4 +1,4 @@
-import { readFile, type OutputFolder } from '../core/bytes.ts'
+import { JOURNAL_PREFIX, readFile, type OutputFolder } from '../core/bytes.ts'
 import { AppError } from '../core/errors.ts'
 import type { SourceIdentity } from './identity.ts'
 
@@ -28,10 +28,8 @@ const MAX_JOURNAL_BYTES = 16 << 20
 /** Long enough to be unique in a folder. */
 const KEY_DIGITS = 16
 
-const PREFIX = '.modelconvert-'
-
 function journalPath(key: string): string {
-  return `${PREFIX}${key.slice(0, KEY_DIGITS)}.json`
+  return `${JOURNAL_PREFIX}${key.slice(0, KEY_DIGITS)}.json`
 }
 
 /** A job's memory across crashes: replaced in one step at each checkpoint. */
@@ -64,7 +62,7 @@ export class Journal {
   static async list(folder: OutputFolder): Promise<readonly JournalData[]> {
     const found: JournalData[] = []
     for (const { path } of await folder.list()) {
-      if (!path.startsWith(PREFIX) || !path.endsWith('.json')) continue
+      if (!path.startsWith(JOURNAL_PREFIX) || !path.endsWith('.json')) continue
       const data = await readJournal(folder, path)
       if (data !== null) found.push(data)
     }

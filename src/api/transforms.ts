@@ -1,6 +1,7 @@
 import type { Place } from '../core/bytes.ts'
 import { AppError } from '../core/errors.ts'
 import type { FakeWeights, Transforms } from '../core/transform.ts'
+import { parseFakeConfig } from '../models/fake-config.ts'
 import { fakeWeights } from '../models/fake.ts'
 import { foldMup } from '../models/mup.ts'
 import { requireAdapter, withAdapters } from './adapters.ts'
@@ -12,15 +13,10 @@ import type { Host } from './host.ts'
  * multipliers are folded, as they were trained on the model as it was.
  */
 export async function openTransformed(host: Host, place: Place, transforms: Transforms = {}): Promise<Opened> {
-  const {
-    fakeWeights: fake,
-    mup2llama = false,
-    keepTied = false,
-    forceMup = false,
-    hfConfig,
-    base,
-    adapters = [],
-  } = transforms
+  const { mup2llama = false, keepTied = false, forceMup = false, hfConfig, base, adapters = [] } = transforms
+  const { fakeConfig } = transforms
+  const fake =
+    fakeConfig === undefined ? transforms.fakeWeights : await parseFakeConfig(fakeConfig.text, fakeConfig.name)
   if ((keepTied || forceMup) && !mup2llama) {
     const what = keepTied ? 'Keeping the head tied' : '--force'
     throw new AppError('bad-option', `${what} is for folding muP models`, {

@@ -130,6 +130,8 @@ export interface Inspection {
   readonly vocabSize: number
   readonly contextLength: number
   readonly tied: boolean
+  /** Whether its multipliers can be folded into its weights: as it is, only by force, or not, and why not. */
+  readonly mup: { readonly folds: 'yes' | 'forced' | 'no'; readonly because: string | null }
   readonly tokenizer: string | null
   readonly files: readonly { readonly path: string; readonly size: number }[]
   /** The keys of its header; none where the format has no such list. */

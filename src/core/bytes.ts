@@ -101,6 +101,14 @@ export const PART_SUFFIX = '.part'
 /** The ending of what `replace` writes before it takes a file's place. */
 export const REPLACEMENT_SUFFIX = `.new${PART_SUFFIX}`
 
+/** How the names of journals begin, which lie beside the files that they are about. */
+export const JOURNAL_PREFIX = '.modelconvert-'
+
+/** Whether a file of an output folder is finished, and no journal. */
+export function isFinished(path: string): boolean {
+  return !path.endsWith(PART_SUFFIX) && !path.startsWith(JOURNAL_PREFIX)
+}
+
 /**
  * The address of a folder as data, cloneable into a worker. Which kinds can be opened is the host's to say.
  * `handle` and `files` hold browser objects, opaque here.

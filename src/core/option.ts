@@ -16,6 +16,7 @@ export type OptionKind =
   | { readonly kind: 'choice'; readonly choices: readonly Choice[]; readonly default: string }
   | { readonly kind: 'flag'; readonly default: boolean }
   | { readonly kind: 'integer'; readonly min: number; readonly max: number; readonly default: number | null }
+  | { readonly kind: 'number'; readonly min: number; readonly max: number; readonly default: number | null }
   /** With `file` the value is the text of a file, whose path the command takes. */
   | { readonly kind: 'text'; readonly default: string | null; readonly file?: true }
   /**
@@ -106,6 +107,12 @@ function resolveOption(spec: OptionSpec, value: OptionValue | undefined): Option
       const number = Number(value)
       const good = Number.isSafeInteger(number) && number >= kind.min && number <= kind.max
       return good ? number : fail(`It takes a whole number from ${kind.min} to ${kind.max}.`)
+    }
+    case 'number': {
+      const number = typeof value === 'object' || value === '' ? Number.NaN : Number(value)
+      return number >= kind.min && number <= kind.max
+        ? number
+        : fail(`It takes a number from ${kind.min} to ${kind.max}.`)
     }
     case 'text':
       return typeof value === 'string' ? value : fail('It takes text.')

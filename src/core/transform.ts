@@ -16,6 +16,15 @@ export interface Transforms {
   readonly forceMup?: boolean
   /** Make the weights up, from the configuration alone; those that are there are not read. */
   readonly fakeWeights?: FakeWeights
+  /** The same, as a file says it: it goes before `fakeWeights`. */
+  readonly fakeConfig?: TextFile
+}
+
+/** The text of a small file. */
+export interface TextFile {
+  /** Its own name, for messages. */
+  readonly name: string
+  readonly text: string
 }
 
 /** An adapter, and what its products are multiplied by besides: 1 as it was trained. */

@@ -109,6 +109,28 @@ export function foldMup(checkpoint: Checkpoint, options: FoldOptions = { keepTie
   }
 }
 
+/** Whether a model can be folded: as it is, only if that is insisted on, or not; `because` says why not. */
+export interface MupVerdict {
+  readonly folds: 'yes' | 'forced' | 'no'
+  readonly because: string | null
+}
+
+/** What {@link foldMup} would say to a checkpoint. */
+export function mupVerdict(checkpoint: Checkpoint): MupVerdict {
+  const because = refusal(checkpoint, false)
+  if (because === null) return { folds: 'yes', because }
+  return { folds: refusal(checkpoint, true) === null ? 'forced' : 'no', because }
+}
+
+function refusal(checkpoint: Checkpoint, force: boolean): string | null {
+  try {
+    mupScales(checkpoint, force)
+    return null
+  } catch (error) {
+    return AppError.from(error).message
+  }
+}
+
 /** The multipliers of a checkpoint. Throws as {@link foldMup}. */
 export function mupScales({ architecture, config: given }: Checkpoint, force = false): MupScales {
   const config = architecture === llama.id ? asMinicpm(given, force) : given

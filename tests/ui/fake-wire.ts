@@ -27,6 +27,7 @@ const inspection: Inspection = {
   vocabSize: 128_256,
   contextLength: 131_072,
   tied: false,
+  mup: { folds: 'no', because: 'LlamaForCausalLM is not a muP model: there is nothing to fold' },
   tokenizer: 'BPE (Llama 3), 128,256 tokens',
   files: [
     { path: 'config.json', size: 855 },

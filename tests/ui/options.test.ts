@@ -1,12 +1,13 @@
 import { expect, test } from 'vitest'
-import type { OptionSpec } from '../../src/core/option.ts'
+import type { OptionSpec, OptionValues } from '../../src/core/option.ts'
 import {
   changed,
   codeOf,
   faultOf,
+  offeredTransforms,
   openTransforms,
-  TRANSFORM_OPTIONS,
   transformsOf,
+  type Transformable,
 } from '../../src/ui/state/options.ts'
 
 const count: OptionSpec = { name: 'n', title: 'N', help: '', kind: { kind: 'integer', min: 1, max: 9, default: null } }
@@ -49,25 +50,53 @@ test('rows of a list: empty ones are not sent, unfinished ones are told', () => 
   expect(faultOf(list, ['a=f16', 'b='])).toBe('Row 2 lacks the type: give it, or take the row away.')
 })
 
-test('transforms follow from their switches; what hangs on one shows only with it', () => {
+test('transforms follow from their switches', () => {
   expect(transformsOf({})).toBeUndefined()
   expect(transformsOf({ 'keep-tied': true, 'fake-seed': 7 })).toBeUndefined()
   expect(transformsOf({ mup2llama: true, 'keep-tied': true })).toEqual({ mup2llama: true, keepTied: true })
   expect(transformsOf({ 'fake-weight': true, 'fake-seed': 7, 'fake-type': 'bf16' })).toEqual({
     fakeWeights: { seed: 7, distribution: 'normal', std: null, dtype: 'bf16', tensors: {} },
   })
-  const open = openTransforms({ 'fake-weight': true }).map(({ name }) => name)
-  expect(open).toContain('fake-seed')
-  expect(open).not.toContain('keep-tied')
-  expect(openTransforms(Object.fromEntries(TRANSFORM_OPTIONS.map(({ name }) => [name, true])))).toEqual(
-    TRANSFORM_OPTIONS,
-  )
+  const file = { name: 'fake.json', bytes: new TextEncoder().encode('{"seed": 3}') }
+  expect(transformsOf({ 'fake-weight': true, 'fake-seed': 7, 'fake-config': file })).toEqual({
+    fakeConfig: { name: 'fake.json', text: '{"seed": 3}' },
+  })
+})
+
+const MUP: Transformable = { mup: { folds: 'yes', because: null }, tied: true, madeUp: false }
+const shown = (values: OptionValues, model: Transformable): readonly string[] =>
+  openTransforms(values, model).map(({ name }) => name)
+
+test('what hangs on a switch shows only with it, and only where it means something', () => {
+  expect(shown({}, MUP)).toEqual(['mup2llama', 'fake-weight'])
+  expect(shown({ mup2llama: true }, MUP)).toEqual(['mup2llama', 'keep-tied', 'fake-weight'])
+  expect(shown({ mup2llama: true }, { ...MUP, tied: false })).toEqual(['mup2llama', 'fake-weight'])
+  const some: Transformable = { ...MUP, mup: { folds: 'forced', because: 'It has scale_emb' } }
+  expect(shown({ mup2llama: true }, some)).toContain('force')
+  expect(transformsOf({ mup2llama: true, force: true })).toMatchObject({ mup2llama: true, forceMup: true })
+  expect(shown({ 'fake-weight': true }, MUP).slice(-6)).toEqual([
+    'fake-weight',
+    'fake-config',
+    'fake-seed',
+    'fake-distribution',
+    'fake-std',
+    'fake-type',
+  ])
+  const file = { name: 'fake.json', bytes: new Uint8Array(2) }
+  expect(shown({ 'fake-weight': true, 'fake-config': file }, MUP).slice(-2)).toEqual(['fake-weight', 'fake-config'])
+})
+
+test('a transform that cannot be says why', () => {
+  const plain: Transformable = { ...MUP, mup: { folds: 'no', because: 'It is a Llama' }, madeUp: true }
+  const locked = Object.fromEntries(offeredTransforms({}, plain).map(({ spec, locked }) => [spec.name, locked]))
+  expect(locked['mup2llama']).toBe('Not for this model: It is a Llama.')
+  expect(locked['fake-weight']).toMatch(/only a configuration/)
+  expect(offeredTransforms({}, MUP).every(({ locked }) => locked === null)).toBe(true)
 })
 
 test('the code of a place differs where the values do', () => {
-  const codes = [{}, { a: 1 }, { a: 2 }, { a: '1' }, { b: 1 }, { x: { name: 'a', bytes: new Uint8Array(9) } }].map(
-    codeOf,
-  )
+  const file = (...bytes: number[]): OptionValues => ({ x: { name: 'a', bytes: Uint8Array.from(bytes) } })
+  const codes = [{}, { a: 1 }, { a: 2 }, { a: '1' }, { b: 1 }, file(1, 2), file(1, 3)].map(codeOf)
   expect(new Set(codes).size).toBe(codes.length)
   expect(codes.every((code) => /^[a-z0-9]{5}$/.test(code))).toBe(true)
 })

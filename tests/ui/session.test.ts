@@ -58,6 +58,9 @@ function setUp(scenario: Scenario = {}, change: Partial<Page> = {}, wires: Parti
       list: async () => [],
       download: async () => undefined,
       copy: async () => undefined,
+      tidy: async () => undefined,
+      stages: async () => [],
+      sweep: async () => undefined,
       remove: async () => undefined,
     },
     holds: {

@@ -10,6 +10,7 @@ import { WorkerDigest } from './digest.ts'
 import { openPicked } from './handles.ts'
 import { createLlamaRunner } from './llama.ts'
 import { openSample } from './sample.ts'
+import { STAGES } from './stages.ts'
 import { browserSpawn, threadCount } from './threads.ts'
 
 export interface BrowserHostOptions {
@@ -31,9 +32,6 @@ const MOST_BUDGET = 512 * MIB
 
 /** What browsers that do not tell the machine's memory get. */
 const UNKNOWN_BUDGET = 256 * MIB
-
-/** The folder of the private file system for stage products. `scratch` places lie at their own paths beside it. */
-const STAGES = 'stages'
 
 /** An eighth of the machine's memory, but at least 128 MiB and at most 512 MiB; 256 MiB where it is unknown. */
 export function defaultMemoryBudget(): number {

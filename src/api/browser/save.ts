@@ -1,13 +1,17 @@
-import type { Folder, OutputFolder, Sink } from '../../core/bytes.ts'
+import { isFinished, type Folder, type OutputFolder, type Sink } from '../../core/bytes.ts'
 import { throwIfAborted } from '../../core/errors.ts'
 import { splitPath } from '../paths.ts'
 import { openPickedOutput } from './bytes-handle.ts'
 import { openOpfs } from './bytes-opfs.ts'
 import { readError, writeError } from './errors.ts'
 import { locate, orNull } from './handles.ts'
+import { STAGE_PREFIX, STAGES } from './stages.ts'
 import { zipBlob } from './zip.ts'
 
-/** How finished outputs leave the private file system: as a file or a zip to download, or into a picked folder. */
+/**
+ * How finished outputs leave the private file system: as a file or a zip to download, or into a picked folder. And how
+ * what nobody needs any more leaves it.
+ */
 
 export interface SaveOptions {
   /** Told the bytes done and the bytes in all. */
@@ -33,25 +37,39 @@ export async function savedFile(place: string, path: string): Promise<File> {
   }
 }
 
-/** All finished files of a `scratch` place as one zip, to download. It is made of the files where they lie. */
-export async function savedZip(place: string, options: SaveOptions = {}): Promise<Blob> {
-  const entries = await (await openOpfs(place)).list()
-  const total = entries.reduce((sum, entry) => sum + entry.size, 0)
+/** Finished files of a `scratch` place as one zip, to download. It is made of the files where they lie. */
+export async function savedZip(place: string, paths: readonly string[], options: SaveOptions = {}): Promise<Blob> {
   const files = []
-  for (const { path } of entries) files.push({ path, blob: await savedFile(place, path) })
+  for (const path of paths.toSorted()) files.push({ path, blob: await savedFile(place, path) })
+  const total = files.reduce((sum, { blob }) => sum + blob.size, 0)
   return zipBlob(files, (done) => options.progress?.(done, total), options.signal)
 }
 
 /**
- * Copies all finished files of a `scratch` place into a picked folder. They get their names there once all are whole.
+ * Copies finished files of a `scratch` place into a picked folder. They get their names there once all are whole.
  * Throws `output-exists`, `output-denied`, `no-space`, `cancelled`; then nothing stays behind.
  */
 export async function copySaved(
   place: string,
+  paths: readonly string[],
   target: FileSystemDirectoryHandle,
   options: SaveOptions & { readonly overwrite?: boolean } = {},
 ): Promise<void> {
-  await copyFolder(await openOpfs(place), openPickedOutput(target), options)
+  const folder = await openOpfs(place)
+  const wanted = new Set(paths)
+  const some: Folder = {
+    name: folder.name,
+    list: async () => (await folder.list()).filter(({ path }) => wanted.has(path)),
+    open: (path) => folder.open(path),
+  }
+  await copyFolder(some, openPickedOutput(target), options)
+}
+
+/** Removes all finished files of a `scratch` place but these. */
+export async function tidySaved(place: string, paths: readonly string[]): Promise<void> {
+  const folder = await openOpfs(place, { prune: true })
+  const wanted = new Set(paths)
+  for (const { path } of await folder.list()) if (isFinished(path) && !wanted.has(path)) await folder.remove(path)
 }
 
 /** Copies every file of one folder to another, whole or not at all. */
@@ -110,4 +128,18 @@ export async function removeSaved(place: string): Promise<void> {
   } catch (error) {
     throw writeError(error, place)
   }
+}
+
+/** The keys of the jobs that have products of stages in the private file system. */
+export async function stagedJobs(): Promise<readonly string[]> {
+  const root = await navigator.storage.getDirectory()
+  const stages = await orNull(root.getDirectoryHandle(STAGES))
+  const keys: string[] = []
+  for await (const name of stages?.keys() ?? []) if (name.startsWith(STAGE_PREFIX)) keys.push(name.slice(STAGE_PREFIX.length))
+  return keys
+}
+
+/** Removes a job's products of stages; no error if there are none. Throws `busy` if it runs. */
+export async function removeStages(key: string): Promise<void> {
+  await removeSaved(`${STAGES}/${STAGE_PREFIX}${key}`)
 }

@@ -24,8 +24,8 @@ export async function loadModel(folder: Folder): Promise<LoadedModel> {
   const { root, weights } = model
   if (weights === null) {
     throw new AppError('missing-file', `${root}model.safetensors is not there, nor its shards`, {
-      where: { file: `${root}model.safetensors` },
-      hint: 'The folder has a config.json, but no weights: download the *.safetensors files into it.',
+      where: { file: `${root}model.safetensors`, missing: [`${root}model.safetensors`] },
+      hint: 'The folder has a config.json, but no weights: download the *.safetensors files into it. Or make weights up with --fake-weight.',
     })
   }
   const path = root + CONFIG_FILE

@@ -85,7 +85,7 @@ export async function openAdapter(folder: Folder, found: AdapterFolder): Promise
   const weights = [SAFETENSORS, TORCH].find((name) => files.has(name))
   if (weights === undefined) {
     throw new AppError('missing-file', `${root}${SAFETENSORS} is not there, nor ${TORCH}`, {
-      where: { file: root + SAFETENSORS },
+      where: { file: root + SAFETENSORS, missing: [root + SAFETENSORS] },
       hint: 'The folder has the configuration of an adapter, but no weights: download them into it.',
     })
   }
@@ -126,7 +126,7 @@ async function readConfig(folder: Folder, { root, files }: AdapterFolder): Promi
     })
   }
   throw new AppError('missing-file', `${path} is not there: without it nobody knows how the adapter is scaled`, {
-    where: { file: path },
+    where: { file: path, missing: [path] },
     hint: 'Download it into the folder of the adapter.',
   })
 }

@@ -48,6 +48,23 @@ export class Kept {
     if (elsewhere && this.#watched()) this.#timer = setTimeout(() => void this.refresh(), ELSEWHERE_MS)
   }
 
+  /** Removes what jobs left half-made that nobody will take up again: those that have no journal and run in no tab. */
+  async sweep(): Promise<void> {
+    const { wire, shelf, holds } = this.#page
+    try {
+      // First what is there, then who claims it: a job that begins meanwhile is not taken for a dead one.
+      const left = await shelf.stages()
+      if (left.length === 0) return
+      const claimed = new Set(await holds.held())
+      for (const place of await shelf.places()) {
+        for (const { key } of await wire.interrupted(place)) claimed.add(key)
+      }
+      for (const key of left) if (!claimed.has(key)) await shelf.sweep(key)
+    } catch {
+      // what stays costs room, and the next visit looks again
+    }
+  }
+
   /** Removes what an interrupted conversion left. Returns what to tell. */
   async discard({ job, place }: Unfinished): Promise<string> {
     let said = 'The unfinished conversion was removed.'

@@ -1,9 +1,15 @@
-import type { FormatInfo } from '../../api/wire.ts'
+import type { FormatInfo, Inspection } from '../../api/wire.ts'
 import { AppError } from '../../core/errors.ts'
-import { listItems, resolveOptions, splitItem } from '../../core/option.ts'
+import { isFileValue, listItems, resolveOptions, splitItem } from '../../core/option.ts'
 import type { ListPart, OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
-import type { FakeDistribution, FakeType, Transforms } from '../../core/transform.ts'
+import type { FakeDistribution, FakeType, FakeWeights, Transforms } from '../../core/transform.ts'
 import { mainOption } from './formats.ts'
+
+/** Larger than any list of tensors with their shapes. */
+const MAX_FAKE_CONFIG_BYTES = 1 << 26
+
+/** Files that are dropped for it: `fake.json`, `my-fake-weights.yaml`. */
+const FAKE_CONFIG_NAMES = 'fake[\\w.-]*\\.(?:json|ya?ml)$'
 
 /** What is done to the model before it is written, drawn as options are. */
 export const TRANSFORM_OPTIONS: readonly OptionSpec[] = [
@@ -11,6 +17,12 @@ export const TRANSFORM_OPTIONS: readonly OptionSpec[] = [
     name: 'mup2llama',
     title: 'Fold muP into a plain Llama',
     help: 'MiniCPM and Granite: their multipliers go into the weights, so that any program for Llama runs them.',
+    kind: { kind: 'flag', default: false },
+  },
+  {
+    name: 'force',
+    title: 'Take its keys for MiniCPM’s',
+    help: 'It has only some of them: what is missing counts as MiniCPM’s class has it.',
     kind: { kind: 'flag', default: false },
   },
   {
@@ -22,8 +34,14 @@ export const TRANSFORM_OPTIONS: readonly OptionSpec[] = [
   {
     name: 'fake-weight',
     title: 'Make the weights up',
-    help: 'To try programs with a model of the right shape: the weights that are there are not read.',
+    help: 'Random numbers of the right shapes, to try programs with. Weights that are there are not read.',
     kind: { kind: 'flag', default: false },
+  },
+  {
+    name: 'fake-config',
+    title: 'Configuration of the made-up weights',
+    help: 'A file that says seed, distribution, type and shapes, for single tensors too. It goes before what is set here.',
+    kind: { kind: 'file', maxBytes: MAX_FAKE_CONFIG_BYTES, names: FAKE_CONFIG_NAMES, default: null },
   },
   {
     name: 'fake-seed',
@@ -46,6 +64,12 @@ export const TRANSFORM_OPTIONS: readonly OptionSpec[] = [
     },
   },
   {
+    name: 'fake-std',
+    title: 'Standard deviation',
+    help: 'How far they spread. Left empty, it is what config.json says, or 0.02.',
+    kind: { kind: 'number', min: 1e-6, max: 1000, default: null },
+  },
+  {
     name: 'fake-type',
     title: 'Type of the made-up weights',
     help: 'What they are before they are converted.',
@@ -62,20 +86,48 @@ export const TRANSFORM_OPTIONS: readonly OptionSpec[] = [
   },
 ]
 
-/** Options that stand for nothing unless another one is set. */
-const NEEDS: ReadonlyMap<string, string> = new Map([
-  ['keep-tied', 'mup2llama'],
-  ['fake-seed', 'fake-weight'],
-  ['fake-distribution', 'fake-weight'],
-  ['fake-type', 'fake-weight'],
-])
+/** What decides which transforms a model is offered. */
+export interface Transformable extends Pick<Inspection, 'mup' | 'tied'> {
+  /** Whether it has no weights of its own. */
+  readonly madeUp: boolean
+}
 
-/** The transform options that can be set with these values. */
-export function openTransforms(values: OptionValues): readonly OptionSpec[] {
-  return TRANSFORM_OPTIONS.filter(({ name }) => {
-    const needs = NEEDS.get(name)
-    return needs === undefined || values[needs] === true
-  })
+/** A transform as it is offered. */
+export interface OfferedTransform {
+  readonly spec: OptionSpec
+  /** Why it stays as it is; null if it can be changed. */
+  readonly locked: string | null
+}
+
+/** The transforms that a model is offered with these values. */
+export function offeredTransforms(values: OptionValues, model: Transformable): readonly OfferedTransform[] {
+  const fold = values['mup2llama'] === true
+  const fake = values['fake-weight'] === true
+  const loose = fake && !isFileValue(values['fake-config'])
+  const shown: Readonly<Record<string, boolean>> = {
+    mup2llama: true,
+    force: fold && model.mup.folds === 'forced',
+    'keep-tied': fold && model.tied,
+    'fake-weight': true,
+    'fake-config': fake,
+    'fake-seed': loose,
+    'fake-distribution': loose,
+    'fake-std': loose && values['fake-distribution'] !== 'zeros',
+    'fake-type': loose,
+  }
+  const locks: Readonly<Record<string, string | null>> = {
+    mup2llama: model.mup.folds === 'no' ? `Not for this model: ${model.mup.because ?? 'it is not of muP'}.` : null,
+    'fake-weight': model.madeUp ? 'There are no others: only a configuration was opened.' : null,
+  }
+  return TRANSFORM_OPTIONS.filter(({ name }) => shown[name] === true).map((spec) => ({
+    spec,
+    locked: locks[spec.name] ?? null,
+  }))
+}
+
+/** Those whose values count. */
+export function openTransforms(values: OptionValues, model: Transformable): readonly OptionSpec[] {
+  return offeredTransforms(values, model).map(({ spec }) => spec)
 }
 
 /** The transforms that the values stand for; undefined for none. */
@@ -85,21 +137,26 @@ export function transformsOf(values: OptionValues): Transforms | undefined {
   if (!fold && !fake) return undefined
   return {
     ...(fold ? { mup2llama: true, keepTied: values['keep-tied'] === true } : {}),
-    ...(fake ? { fakeWeights: fakeOf(values) } : {}),
+    ...(fold && values['force'] === true ? { forceMup: true } : {}),
+    ...(fake ? fakeOf(values) : {}),
   }
 }
 
-function fakeOf(values: OptionValues): NonNullable<Transforms['fakeWeights']> {
+function fakeOf(values: OptionValues): Transforms {
+  const file = values['fake-config']
+  if (isFileValue(file)) return { fakeConfig: { name: file.name, text: new TextDecoder().decode(file.bytes) } }
   const seed = values['fake-seed']
   const distribution = values['fake-distribution']
+  const std = values['fake-std']
   const dtype = values['fake-type']
-  return {
+  const fakeWeights: FakeWeights = {
     seed: typeof seed === 'number' ? seed : 0,
     distribution: isDistribution(distribution) ? distribution : 'normal',
-    std: null,
+    std: typeof std === 'number' ? std : null,
     dtype: isFakeType(dtype) ? dtype : null,
     tensors: {},
   }
+  return { fakeWeights }
 }
 
 function isDistribution(value: OptionValue | undefined): value is FakeDistribution {
@@ -162,10 +219,17 @@ function rowFault(parts: readonly ListPart[], items: readonly string[]): string 
 /** A short code that differs where values do: for names of places. */
 export function codeOf(values: OptionValues): string {
   const text = JSON.stringify(values, (_, value: unknown) =>
-    value instanceof Uint8Array ? `${value.length} bytes` : value,
+    value instanceof Uint8Array ? `${value.length} bytes ${fnv(value.subarray(0, CODED_BYTES))}` : value,
   )
-  // FNV-1a, 32 bits
+  return fnv(new TextEncoder().encode(text)).toString(36).padStart(7, '0').slice(-5)
+}
+
+/** Of a file its length and so many bytes tell it apart from another. */
+const CODED_BYTES = 1 << 16
+
+/** FNV-1a, 32 bits. */
+function fnv(bytes: Uint8Array): number {
   let hash = 0x811c9dc5
-  for (const letter of new TextEncoder().encode(text)) hash = Math.imul(hash ^ letter, 0x01000193) >>> 0
-  return hash.toString(36).padStart(7, '0').slice(-5)
+  for (const byte of bytes) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0
+  return hash
 }

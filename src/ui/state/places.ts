@@ -1,5 +1,8 @@
 import type { Place, PlacedFile } from '../../core/bytes.ts'
 
+/** A place that has a name: one that was picked or dropped. */
+export type NamedPlace = Extract<Place, { readonly name: string }>
+
 /** The parts of File System Access that TypeScript's DOM library does not know yet. */
 interface PermissionHandle {
   queryPermission?(descriptor: { mode: 'read' | 'readwrite' }): Promise<PermissionState>
@@ -21,7 +24,7 @@ export function canPickFolder(): boolean {
 }
 
 /** Asks for a folder. Null if the user changed their mind; throws what the picker throws otherwise. */
-export async function pickFolder(mode: 'read' | 'readwrite'): Promise<Place | null> {
+export async function pickFolder(mode: 'read' | 'readwrite'): Promise<NamedPlace | null> {
   const picker = directoryPicker()
   if (picker === null) return null
   try {
@@ -43,22 +46,23 @@ export async function allowed(place: Place, mode: 'read' | 'readwrite'): Promise
 }
 
 /** The place that an `<input type=file>` chose; null for none. */
-export function placeOfFiles(files: readonly File[]): Place | null {
+export function placeOfFiles(files: readonly File[]): NamedPlace | null {
   const first = files[0]
   if (first === undefined) return null
+  const largest = files.reduce((most, file) => (file.size > most.size ? file : most), first)
   const root = first.webkitRelativePath.split('/')[0] ?? ''
   const placed = files.map((file) => {
     const path = file.webkitRelativePath === '' ? file.name : file.webkitRelativePath.split('/').slice(1).join('/')
     return { path, file }
   })
-  return { kind: 'files', name: root === '' ? stem(first.name) : root, files: placed }
+  return { kind: 'files', name: root === '' ? stem(largest.name) : root, files: placed }
 }
 
 /**
  * The place that was dropped; null if nothing usable was. Must be called in the drop event itself: its items are gone
  * after the first await.
  */
-export async function placeOfDrop(transfer: DataTransfer): Promise<Place | null> {
+export async function placeOfDrop(transfer: DataTransfer): Promise<NamedPlace | null> {
   const items = [...transfer.items].filter((item) => item.kind === 'file')
   const handles = items.map((item) => (item as DataTransferItem & HandleItem).getAsFileSystemHandle?.() ?? null)
   const entries = items.map((item) => item.webkitGetAsEntry())
@@ -108,14 +112,43 @@ export async function withFiles(
   return { kind: 'files', name: place.name, files: [...before.filter(({ path }) => !fresh.has(path)), ...added] }
 }
 
+/** The File objects of a place that is made of them, or of one file; none of a folder. */
+export async function filesOf(place: Place): Promise<readonly File[]> {
+  const only = await onlyFile(place)
+  if (only !== null) return [only]
+  return place.kind === 'files' ? place.files.flatMap(({ file }) => (file instanceof File ? file : [])) : []
+}
+
 /** A place with what was dropped, if some of that is wanted there; null otherwise. */
 export async function withDropped(place: Place, dropped: Place, wanted: readonly string[]): Promise<Place | null> {
-  const only = await onlyFile(dropped)
-  const files = dropped.kind === 'files' ? dropped.files.flatMap(({ file }) => (file instanceof File ? file : [])) : []
-  const all = only === null ? files : [only]
+  const all = await filesOf(dropped)
   const names = new Set(wanted.map((path) => path.split('/').at(-1)?.toLowerCase()))
   if (!all.some(({ name }) => names.has(name.toLowerCase()))) return null
   return withFiles(place, all, wanted)
+}
+
+/** The files that make a folder one of an adapter. */
+const ADAPTER_FILES = ['adapter_config.json', 'adapter_model.safetensors', 'adapter_model.bin']
+
+/** Whether a place looks like a LoRA adapter, by the names at its top. What it is, opening it will say. */
+export async function looksLikeAdapter(place: Place): Promise<boolean> {
+  const names = await topNames(place, [...ADAPTER_FILES, 'config.json'])
+  return !names.includes('config.json') && names.some((name) => ADAPTER_FILES.includes(name))
+}
+
+/** Which of some names a place has at its top. */
+async function topNames(place: Place, names: readonly string[]): Promise<readonly string[]> {
+  if (place.kind === 'files') return names.filter((name) => place.files.some(({ path }) => path === name))
+  if (place.kind !== 'handle') return []
+  const { handle } = place
+  if (!(handle instanceof FileSystemDirectoryHandle)) return names.filter((name) => name === place.name)
+  const found = names.map((name) =>
+    handle.getFileHandle(name).then(
+      () => [name],
+      () => [],
+    ),
+  )
+  return (await Promise.all(found)).flat()
 }
 
 async function walk(directory: FileSystemDirectoryEntry, prefix: string, into: PlacedFile[]): Promise<void> {

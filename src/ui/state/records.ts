@@ -1,5 +1,6 @@
 import { openDB, type IDBPDatabase } from 'idb'
 import type { ConvertRequest } from '../../api/wire.ts'
+import type { Place } from '../../core/bytes.ts'
 
 /** What must be known to take up a conversion again after the tab was closed. */
 export interface JobRecord {
@@ -45,7 +46,12 @@ export function createRecords(): Records {
   }
 }
 
-/** A request as it can be kept: null if its input is File objects, which a database would copy byte for byte. */
+/** A request as it can be kept: null if it reads File objects, which a database would copy byte for byte. */
 export function keepable(request: ConvertRequest): ConvertRequest | null {
-  return request.input.kind === 'files' ? null : request
+  return readPlaces(request).some(({ kind }) => kind === 'files') ? null : request
+}
+
+/** Every place that a conversion reads. */
+export function readPlaces({ input, transforms }: ConvertRequest): readonly Place[] {
+  return [input, ...(transforms?.adapters?.map(({ place }) => place) ?? [])]
 }

@@ -7,6 +7,7 @@ import type { FormatGroup } from './formats.ts'
 import type { Holds } from './holds.ts'
 import type { JobRecord, Records } from './records.ts'
 import type { ScratchPlace, Shelf } from './shelf.ts'
+import type { Source } from './source.ts'
 
 /** Which screen is shown. */
 export type Screen = 'start' | 'opening' | 'model' | 'job' | 'done' | 'failed'
@@ -16,7 +17,7 @@ export type Destination = 'download' | 'folder'
 
 /** A model that was opened, with what it can become. */
 export interface Model {
-  readonly place: Place
+  readonly source: Source
   readonly inspection: Inspection
   readonly targets: readonly Target[]
   /** The same by format, in the order in which they are shown. */
@@ -34,6 +35,8 @@ export interface Unfinished {
 export interface Failure {
   readonly error: ErrorData
   readonly during: 'opening' | 'converting'
+  /** What made-up weights would make of a configuration that has none; null where that is not what went wrong. */
+  readonly outline: Inspection | null
 }
 
 /** A finished conversion. */

@@ -1,17 +1,18 @@
 import type { Place } from '../../core/bytes.ts'
 import { AppError, type ErrorData } from '../../core/errors.ts'
-import type { Report } from '../../core/job.ts'
 import type { OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
-import type { Finding } from '../../core/plan.ts'
-import type { ConvertRequest, DeviceInfo, FormatInfo, PlanSummary, Target } from '../../api/wire.ts'
+import type { TextFile } from '../../core/transform.ts'
+import type { ConvertRequest, DeviceInfo, FormatInfo, Inspection, PlanSummary, Target } from '../../api/wire.ts'
+import { Conversion, type About } from './conversion.svelte.ts'
+import { DryRun, planNamed } from './dry-run.svelte.ts'
 import { groupTargets, preferred, sourceKind } from './formats.ts'
-import { Job } from './job.svelte.ts'
+import type { Job } from './job.svelte.ts'
 import { Kept } from './kept.svelte.ts'
 import { changed, codeOf, furtherOptions, openTransforms, TRANSFORM_OPTIONS } from './options.ts'
-import { keepable } from './records.ts'
 import { fileValue } from './option-file.ts'
-import { composeRequest, faultsOf, isTyped, targetName, usualFolder } from './request.ts'
+import { ADAPTER_FAULT, composeRequest, faultsOf, isTyped, targetName, transformable, usualFolder } from './request.ts'
 import type { Destination, Failure, Finished, Model, Page, Screen, Unfinished } from './session-types.ts'
+import { givenOf, plainSource, withAdapter, type MergedAdapter, type Need, type Source } from './source.ts'
 
 export type * from './session-types.ts'
 
@@ -37,11 +38,6 @@ export class Session {
   #options = $state.raw<ReadonlyMap<string, OptionValues>>(new Map())
   /** What is done to the model before it is written, by the names of {@link TRANSFORM_OPTIONS}. */
   transforms = $state.raw<OptionValues>({})
-  /** The dry run of the chosen target; null while it is made. */
-  plan = $state.raw<PlanSummary | null>(null)
-  /** The dry run before, to be shown while the next one is made; null if what is chosen cannot be planned. */
-  lastPlan = $state.raw<PlanSummary | null>(null)
-  planError = $state.raw<ErrorData | null>(null)
   finished = $state.raw<Finished | null>(null)
   failure = $state.raw<Failure | null>(null)
   /** One sentence on what just happened, shown and read out. */
@@ -49,19 +45,38 @@ export class Session {
   devices = $state.raw<readonly DeviceInfo[]>([])
 
   readonly page: Page
-  /** The conversion that runs, or ran last. */
-  readonly job: Job
+  /** The dry run of what is chosen. */
+  readonly dryRun = new DryRun()
+  readonly conversion: Conversion
   /** What waits from earlier visits. */
   readonly kept: Kept
-  #request: ConvertRequest | null = null
-  #key: string | null = null
-  #planRun = 0
+  /** What was opened last, or could not be. */
+  #source = $state.raw<Source | null>(null)
   #openRun = 0
 
   constructor(page: Page) {
     this.page = page
-    this.job = new Job(page.wire)
+    this.conversion = new Conversion(page)
     this.kept = new Kept(page, () => this.screen === 'start')
+  }
+
+  /** The conversion that runs, or ran last, as the page follows it. */
+  get job(): Job {
+    return this.conversion.job
+  }
+
+  /** The dry run of the chosen target; null while it is made. */
+  get plan(): PlanSummary | null {
+    return this.dryRun.plan
+  }
+
+  /** The dry run before, to be shown while the next one is made; null if what is chosen cannot be planned. */
+  get lastPlan(): PlanSummary | null {
+    return this.dryRun.last
+  }
+
+  get planError(): ErrorData | null {
+    return this.dryRun.error
   }
 
   get target(): Target | null {
@@ -94,12 +109,12 @@ export class Session {
     this.preview(isTyped(spec) ? TYPING_MS : 0)
   }
 
-  /** The option of the chosen target's format that a file of this name is meant for; null if it is for none. */
+  /** The option of the chosen target's format, or the transform, that a file of this name is meant for; null if none. */
   optionFor(fileName: string): OptionSpec | null {
-    if (this.screen !== 'model') return null
+    if (this.screen !== 'model' || this.model === null) return null
     const takes = ({ kind }: OptionSpec): boolean =>
       kind.kind === 'file' && kind.names !== undefined && new RegExp(kind.names, 'i').test(fileName)
-    return this.optionSpecs.find(takes) ?? null
+    return [...this.optionSpecs, ...openTransforms(this.transforms, transformable(this.model))].find(takes) ?? null
   }
 
   /** Takes a file as the value of an option, if it is small enough. */
@@ -115,7 +130,7 @@ export class Session {
   /** Takes back every option of the chosen target's format, and the transforms. */
   clearOptions(): void {
     this.#options = new Map([...this.#options].filter(([format]) => format !== this.target?.format))
-    this.transforms = {}
+    this.transforms = firstTransforms(this.#source)
     this.preview()
   }
 
@@ -138,7 +153,7 @@ export class Session {
 
   /** Whether closing the tab now would lose work: what goes straight into a folder cannot be resumed. */
   get fragile(): boolean {
-    return this.running && this.#request?.output.kind === 'handle'
+    return this.running && this.conversion.request?.output.kind === 'handle'
   }
 
   /** Bytes that the output still needs beyond what is free; null if it fits or nobody can say. */
@@ -160,6 +175,7 @@ export class Session {
       // What there is to convert is told by `open` too, if need be.
       this.#learn().catch(() => undefined),
       this.kept.refresh(),
+      this.kept.sweep(),
     ])
   }
 
@@ -170,50 +186,152 @@ export class Session {
 
   /** Opens a model and looks what it can become. */
   async open(place: Place, label: string): Promise<void> {
+    await this.#openSource(plainSource(place, label))
+  }
+
+  /** Opens the model that the adapters which wait for one were trained on, with them merged into it. */
+  async openBase(place: Place, label: string): Promise<void> {
+    const { need } = this
+    const adapters = need?.kind === 'base' ? need.adapters : []
+    await this.#openSource({ ...plainSource(place, label), adapters })
+  }
+
+  /** Merges an adapter into the model that is open. */
+  async addAdapter(place: Place, name: string): Promise<void> {
+    const { model } = this
+    if (model !== null) await this.#openSource(withAdapter(model.source, place, name))
+  }
+
+  /** Multiplies an adapter by another weight; NaN for what is none. */
+  weigh(at: number, weight: number): void {
+    this.#resource((source) => ({
+      ...source,
+      adapters: source.adapters.map((adapter, index) => (index === at ? { ...adapter, weight } : adapter)),
+    }))
+    this.preview(TYPING_MS)
+  }
+
+  /** Takes an adapter away again. */
+  async removeAdapter(at: number): Promise<void> {
+    const source = this.model?.source
+    if (source !== undefined)
+      await this.#openSource({ ...source, adapters: source.adapters.filter((_, index) => index !== at) })
+  }
+
+  /** Gives a config.json for what the files of the model do not say; null takes it back. */
+  async configure(config: TextFile | null): Promise<void> {
+    const source = this.#source
+    if (source !== null) await this.#openSource({ ...source, config })
+  }
+
+  /** Makes weights up for the configuration that was opened. */
+  async makeUp(): Promise<void> {
+    const source = this.#source
+    if (source !== null) await this.#openSource({ ...source, madeUp: true })
+  }
+
+  #resource(change: (source: Source) => Source): void {
+    if (this.model === null) return
+    this.model = { ...this.model, source: change(this.model.source) }
+    this.#source = this.model.source
+  }
+
+  async #openSource(source: Source): Promise<void> {
     if (this.running) return
     const run = ++this.#openRun
+    const before = this.model
     this.notice = ''
-    this.opening = label
+    this.opening = source.label
     this.screen = 'opening'
-    this.#request = null
+    this.conversion.clear()
     this.model = null
-    this.#opened = { place, label }
+    this.#source = source
     try {
       const { wire } = this.page
+      const given = givenOf(source)
       const [inspection, targets, formats] = await Promise.all([
-        wire.inspect(place),
-        wire.targets(place),
+        wire.inspect(source.place, given),
+        wire.targets(source.place, given === undefined ? undefined : { transforms: given }),
         this.#learn(),
       ])
-      if (run !== this.#openRun) return
-      const groups = groupTargets(targets, formats, sourceKind(inspection))
-      this.model = { place, inspection, targets, groups }
-      this.#options = new Map()
-      this.#targeted.clear()
-      for (const { id } of formats) this.#targeted.set(id, codeOf({ format: id }))
-      this.transforms = {}
-      this.outputName = ''
-      this.lastPlan = null
-      this.chosen = preferred(groups)
-      this.screen = 'model'
-      this.preview()
+      if (run === this.#openRun) this.#show(source, inspection, targets, formats, before)
     } catch (error) {
-      if (run === this.#openRun) this.#fail(error, 'opening')
+      if (run === this.#openRun) await this.#unopened(source, AppError.from(error), before, run)
     }
   }
-  #opened: { readonly place: Place; readonly label: string } | null = null
+
+  #show(
+    source: Source,
+    inspection: Inspection,
+    targets: readonly Target[],
+    formats: readonly FormatInfo[],
+    before: Model | null,
+  ): void {
+    const groups = groupTargets(targets, formats, sourceKind(inspection))
+    this.model = { source, inspection, targets, groups }
+    this.#targeted.clear()
+    for (const { id } of formats) this.#targeted.set(id, codeOf({ format: id }))
+    this.dryRun.clear()
+    // The same model with something more keeps what was chosen for it.
+    if (before?.source.place !== source.place || targets[this.chosen]?.cost == null) {
+      this.#options = new Map()
+      this.transforms = firstTransforms(source)
+      this.outputName = ''
+      this.chosen = preferred(groups)
+    }
+    this.screen = 'model'
+    this.preview()
+  }
+
+  async #unopened(source: Source, error: AppError, before: Model | null, run: number): Promise<void> {
+    if (before !== null) {
+      const same = before.source.place === source.place
+      if (same || error.code === 'needs-base') {
+        this.model = before
+        this.#source = before.source
+      }
+      if (error.code === 'needs-base' && !same) return this.addAdapter(source.place, source.label)
+      if (same) {
+        this.screen = 'model'
+        this.preview()
+        return this.say(error)
+      }
+    }
+    const outline = isBare(error) ? await this.#outlined(source) : null
+    if (run === this.#openRun) this.#fail(error, 'opening', outline)
+  }
+
+  /** The model that made-up weights would make of a configuration; null if it is none. */
+  async #outlined(source: Source): Promise<Inspection | null> {
+    return this.page.wire.inspect(source.place, givenOf({ ...source, madeUp: true })).catch(() => null)
+  }
 
   /** The place that could not be opened for want of files, and which; null if that is not what went wrong. */
   get lacking(): { readonly place: Place; readonly files: readonly string[] } | null {
     const { failure } = this
     const files = failure?.error.where.missing ?? []
     if (this.screen !== 'failed' || failure?.during !== 'opening' || files.length === 0) return null
-    return this.#opened === null ? null : { place: this.#opened.place, files }
+    return this.#source === null ? null : { place: this.#source.place, files }
   }
 
-  /** Opens the place that lacked files once more, with those that were added. */
+  /** What has to be given before the place that was opened is a model; null if it is something else that went wrong. */
+  get need(): Need | null {
+    const { failure } = this
+    const source = this.#source
+    if (this.screen !== 'failed' || failure?.during !== 'opening' || source === null) return null
+    const { code, message, hint } = failure.error
+    if (code === 'needs-base') {
+      const own: MergedAdapter = { place: source.place, name: source.label, weight: 1 }
+      return { kind: 'base', adapters: [...source.adapters, own], message }
+    }
+    if (failure.outline !== null) return { kind: 'weights', outline: failure.outline }
+    return source.config === null && hint?.includes('--hf-config') === true ? { kind: 'config', message } : null
+  }
+
+  /** Opens a place once more, with files that were added to it. */
   async supplement(place: Place): Promise<void> {
-    await this.open(place, this.#opened?.label ?? '')
+    const source = this.#source
+    await this.#openSource(source === null ? plainSource(place, '') : { ...source, place, madeUp: false })
   }
 
   choose(index: number): void {
@@ -242,39 +360,24 @@ export class Session {
 
   /** Makes the dry run of what is chosen, after so many milliseconds without another; the newest wins. */
   preview(after = 0): void {
-    const run = ++this.#planRun
-    clearTimeout(this.#planTimer)
-    this.plan = null
-    this.planError = null
-    if (after > 0) this.#planTimer = setTimeout(() => void this.#dryRun(run), after)
-    else void this.#dryRun(run)
-  }
-  #planTimer: ReturnType<typeof setTimeout> | undefined
-
-  async #dryRun(run: number): Promise<void> {
-    const request = this.#compose(false)
-    if (request === null) return
-    try {
-      const { plan } = await this.#named(request)
-      if (run !== this.#planRun) return
-      this.plan = this.lastPlan = plan
-      await this.#retarget(run, request)
-    } catch (error) {
-      if (run !== this.#planRun) return
-      this.planError = AppError.from(error).toData()
-      this.lastPlan = null
+    const make = (): ReturnType<typeof planNamed> | null => {
+      const request = this.#compose(false)
+      return request === null ? null : planNamed(this.page.wire, request, this.folderName)
     }
+    this.dryRun.begin(make, (request, wanted) => this.#retarget(request, wanted), after)
   }
 
   /** Looks again what the choices of the format cost, with the options that were set beside them. */
-  async #retarget(run: number, { input, target: format, transforms }: ConvertRequest): Promise<void> {
+  async #retarget({ input, target: format, transforms }: ConvertRequest, wanted: () => boolean): Promise<void> {
+    if (this.model === null) return
     const options = changed(this.optionSpecs, this.options)
-    const code = codeOf({ format, ...options, ...changed(openTransforms(this.transforms), this.transforms) })
+    const set = openTransforms(this.transforms, transformable(this.model))
+    const code = codeOf({ format, ...options, ...changed(set, this.transforms) })
     if (this.#targeted.get(format) === code) return
     const given = { format, options, ...(transforms === undefined ? {} : { transforms }) }
     const fresh = await this.page.wire.targets(input, given).catch((): readonly Target[] => [])
     const { model } = this
-    if (run !== this.#planRun || model === null || fresh.length === 0) return
+    if (!wanted() || model === null || fresh.length === 0) return
     this.#targeted.set(format, code)
     const left = [...fresh]
     const targets = model.targets.map((target) => (target.format === format ? (left.shift() ?? target) : target))
@@ -283,18 +386,9 @@ export class Session {
   /** With which options the costs of a format's choices were looked up last. */
   readonly #targeted = new Map<string, string>()
 
-  /** The plan of a request. Several files get a folder of their own, also where nobody named it. */
-  async #named(request: ConvertRequest): Promise<{ request: ConvertRequest; plan: PlanSummary }> {
-    const { wire } = this.page
-    const plan = await wire.plan(request)
-    if (request.name !== null || plan.files.length < 2) return { request, plan }
-    const named = { ...request, name: this.folderName }
-    return { request: named, plan: await wire.plan(named) }
-  }
-
   #compose(overwrite: boolean): ConvertRequest | null {
     const { model, target, optionSpecs, options, transforms, outputName } = this
-    if (model === null || target === null) return null
+    if (model === null || target === null || this.optionFaults.has(ADAPTER_FAULT)) return null
     const into = this.destination === 'folder' ? this.folder : null
     const check = this.runAfter
     const wish = { model, target, specs: optionSpecs, options, transforms, name: outputName, check, into }
@@ -303,7 +397,7 @@ export class Session {
 
   /** What is wrong with the options by themselves, by name. */
   get optionFaults(): ReadonlyMap<string, string> {
-    return faultsOf(this.optionSpecs, this.options, this.transforms)
+    return faultsOf(this.model, this.optionSpecs, this.options, this.transforms)
   }
 
   /** Converts what is chosen to where it was aimed. Must run in a click: a folder may need permission. */
@@ -330,56 +424,26 @@ export class Session {
   }
 
   async #run(asked: ConvertRequest, title: string, modelName: string): Promise<void> {
-    const { records } = this.page
+    const sourceBytes = this.model?.inspection.weightBytes ?? null
+    const about: About = { title, modelName, sourceBytes, folderName: this.folderName }
     this.notice = ''
-    this.#request = asked
-    this.#key = null
-    this.job.begin(title, modelName)
-    let release: (() => Promise<void>) | null = null
     try {
-      const readable = await this.page.allowed(asked.input, 'read')
-      if (!readable || !(await this.page.allowed(asked.output, 'readwrite'))) {
-        this.notice = `Without permission to ${readable ? 'write into' : 'read'} the folder nothing can be converted.`
+      const refused = await this.conversion.begin(asked, about)
+      if (refused !== null) {
+        this.notice = refused
         return
       }
       this.screen = 'job'
-      const { request, plan } = await this.#named(asked)
-      this.#request = request
-      this.#key = plan.key
-      await records
-        .put({ key: plan.key, title, modelName, request: keepable(request), startedAt: Date.now() })
-        // A database that refuses only costs the offer to resume.
-        .catch(() => undefined)
-      release = this.page.holds.hold(plan.key)
-      await this.#finish(await this.job.run(request), request, plan)
+      this.finished = await this.conversion.run(asked, about)
+      this.screen = 'done'
     } catch (error) {
-      await this.#stopped(error)
-    } finally {
-      await release?.()
-      await this.kept.refresh()
+      this.#stopped(error)
     }
+    await this.kept.refresh()
   }
 
-  async #finish(report: Report, request: ConvertRequest, plan: PlanSummary): Promise<void> {
-    const known = new Set(plan.findings.map(({ code, message }) => `${code} ${message}`))
-    const isNote = ({ code, message }: Finding): boolean => known.has(`${code} ${message}`)
-    this.finished = {
-      report,
-      checks: report.findings.filter((finding) => !isNote(finding)),
-      notes: report.findings.filter(isNote),
-      output: request.output,
-      title: this.job.title,
-      modelName: this.job.modelName,
-      sourceBytes: this.model?.inspection.weightBytes ?? plan.readBytes,
-    }
-    this.screen = 'done'
-    await this.#forget()
-  }
-
-  async #stopped(error: unknown): Promise<void> {
-    const { code } = AppError.from(error)
-    if (code === 'cancelled') {
-      await this.#forget()
+  #stopped(error: unknown): void {
+    if (AppError.from(error).code === 'cancelled') {
       this.notice = 'Cancelled. What was written has been removed.'
       this.screen = this.model === null ? 'start' : 'model'
       this.preview()
@@ -388,17 +452,13 @@ export class Session {
     }
   }
 
-  async #forget(): Promise<void> {
-    if (this.#key !== null) await this.page.records.remove(this.#key).catch(() => undefined)
-  }
-
   /** Does again what failed, with what is changed about it. Must run in a click. */
   async retry(change: { readonly overwrite?: true; readonly restart?: true } = {}): Promise<void> {
-    const request = this.#request
+    const { request } = this.conversion
     if (this.failure?.during === 'converting' && request !== null) {
       await this.#run({ ...request, ...change }, this.job.title, this.job.modelName)
-    } else if (this.#opened !== null) {
-      await this.open(this.#opened.place, this.#opened.label)
+    } else if (this.#source !== null) {
+      await this.#openSource(this.#source)
     } else {
       this.reset()
     }
@@ -415,12 +475,10 @@ export class Session {
   reset(): void {
     if (this.running) return
     this.#openRun++
-    this.#planRun++
-    this.#request = null
-    this.#opened = null
+    this.conversion.clear()
+    this.#source = null
     this.model = null
-    clearTimeout(this.#planTimer)
-    this.plan = this.lastPlan = null
+    this.dryRun.clear()
     this.outputName = ''
     this.finished = null
     this.failure = null
@@ -437,8 +495,19 @@ export class Session {
     this.notice = hint === null ? message : `${message}. ${hint}`
   }
 
-  #fail(error: unknown, during: Failure['during']): void {
-    this.failure = { error: AppError.from(error).toData(), during }
+  #fail(error: unknown, during: Failure['during'], outline: Inspection | null = null): void {
+    this.failure = { error: AppError.from(error).toData(), during, outline }
     this.screen = 'failed'
   }
+}
+
+/** Whether a folder has a configuration, but no weights. */
+function isBare({ code, where }: AppError): boolean {
+  const [file, ...others] = where.missing ?? []
+  return code === 'missing-file' && others.length === 0 && /(?:^|\/)model\.safetensors$/.test(file ?? '')
+}
+
+/** What is done to a model from the start. */
+function firstTransforms(source: Source | null): OptionValues {
+  return source?.madeUp === true ? { 'fake-weight': true } : {}
 }

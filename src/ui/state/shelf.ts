@@ -19,11 +19,17 @@ export interface Shelf {
   /** Every place that there is, finished or not. */
   places(): Promise<readonly ScratchPlace[]>
   list(): Promise<readonly ShelfItem[]>
-  /** Hands an output to the browser's downloads: a file as it is, several as one zip. */
+  /** Hands files of an output to the browser's downloads: one as it is, several as one zip. */
   download(place: ScratchPlace, files: readonly string[]): Promise<void>
-  /** Copies an output into a picked folder, whole or not at all. Throws `output-exists` unless `overwrite` is set. */
-  copy(place: ScratchPlace, folder: Place, options: CopyOptions): Promise<void>
+  /** Copies files of an output into a picked folder, all or none. Throws `output-exists` unless `overwrite` is set. */
+  copy(place: ScratchPlace, files: readonly string[], folder: Place, options: CopyOptions): Promise<void>
+  /** Removes finished files of a place other than these: those of an earlier conversion. */
+  tidy(place: ScratchPlace, files: readonly string[]): Promise<void>
   remove(place: ScratchPlace): Promise<void>
+  /** The keys of the jobs that left something half-made beside their outputs. */
+  stages(): Promise<readonly string[]>
+  /** Removes what such a job left. */
+  sweep(key: string): Promise<void>
 }
 
 export interface CopyOptions {

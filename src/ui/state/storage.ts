@@ -1,4 +1,4 @@
-import { PART_SUFFIX } from '../../core/bytes.ts'
+import { isFinished } from '../../core/bytes.ts'
 import { AppError } from '../../core/errors.ts'
 import { folderName, type ScratchPlace, type Shelf, type ShelfItem } from './shelf.ts'
 
@@ -34,18 +34,23 @@ export function createShelf(): Shelf {
       const [only, ...others] = files
       if (only === undefined) return
       if (others.length > 0)
-        handOver(await savedZip(path), `${topFolder(files) ?? path.split('/').at(-1) ?? OUTPUTS}.zip`)
+        handOver(await savedZip(path, files), `${topFolder(files) ?? path.split('/').at(-1) ?? OUTPUTS}.zip`)
       else handOver(await savedFile(path, only), only)
     },
-    async copy({ path }, folder, options) {
+    async copy({ path }, files, folder, options) {
       if (folder.kind !== 'handle' || !(folder.handle instanceof FileSystemDirectoryHandle)) {
         throw new AppError('output-denied', 'That is not a folder')
       }
-      await (await save()).copySaved(path, folder.handle, options)
+      await (await save()).copySaved(path, files, folder.handle, options)
+    },
+    async tidy({ path }, files) {
+      await (await save()).tidySaved(path, files)
     },
     async remove({ path }) {
       await (await save()).removeSaved(path)
     },
+    stages: async () => (await save()).stagedJobs(),
+    sweep: async (key) => (await save()).removeStages(key),
   }
 }
 
@@ -69,7 +74,7 @@ async function finished(folder: FileSystemDirectoryHandle, prefix: string): Prom
   for await (const [name, handle] of folder.entries()) {
     if (handle instanceof FileSystemDirectoryHandle) {
       files.push(...(await finished(handle, `${prefix}${name}/`)))
-    } else if (handle instanceof FileSystemFileHandle && !name.startsWith('.') && !name.endsWith(PART_SUFFIX)) {
+    } else if (handle instanceof FileSystemFileHandle && isFinished(prefix + name)) {
       files.push({ path: prefix + name, size: (await handle.getFile()).size })
     }
   }

@@ -1,0 +1,44 @@
+import type { TextFile } from '../../core/transform.ts'
+import { canAddFiles, filesOf, looksLikeAdapter, onlyFile, withDropped, withFiles, type NamedPlace } from './places.ts'
+import type { Session } from './session.svelte.ts'
+
+/** What weights are stored in, and what stands beside them. */
+const MODEL_FILES = /\.(?:safetensors|bin|json|jinja|txt|model)$/i
+
+/** Takes what was dropped: for what is asked for, for the model that is open, or as another model. */
+export async function takeDrop(session: Session, dropped: NamedPlace): Promise<void> {
+  const { need, lacking, model } = session
+  if (need?.kind === 'base') return session.openBase(dropped, dropped.name)
+  const file = await onlyFile(dropped)
+  const config = file?.name.endsWith('.json') === true ? file : null
+  if (need?.kind === 'config' && config !== null) return session.configure(await textFile(config))
+  if (lacking !== null) {
+    const files = need?.kind === 'weights' && canAddFiles(lacking.place) ? await filesOf(dropped) : []
+    const added = files.some(({ name }) => isWeights(name))
+      ? await withFiles(lacking.place, files, lacking.files)
+      : await withDropped(lacking.place, dropped, lacking.files)
+    if (added !== null) return session.supplement(added)
+  }
+  if (session.screen === 'model' && model !== null) {
+    const { source, inspection } = model
+    if (config?.name === 'config.json') {
+      if (inspection.format === 'megatron') return session.configure(await textFile(config))
+      const whole = inspection.format === 'safetensors' ? await withFiles(source.place, [config], []) : null
+      if (whole !== null) return session.supplement(whole)
+    }
+    const spec = file === null ? null : session.optionFor(file.name)
+    if (file !== null && spec !== null) return session.give(spec, file)
+    if (await looksLikeAdapter(dropped)) return session.addAdapter(dropped, dropped.name)
+  }
+  return session.open(dropped, dropped.name)
+}
+
+/** The text of a small file. */
+export async function textFile(file: File): Promise<TextFile> {
+  return { name: file.name, text: await file.text() }
+}
+
+/** Whether a file can hold weights, or belongs beside them. */
+function isWeights(name: string): boolean {
+  return MODEL_FILES.test(name) && name.toLowerCase() !== 'config.json'
+}
