@@ -199,10 +199,11 @@ function inspection({ folder, engine, match, checkpoint }: Opened): Inspection {
   const byType = new Map<DType, number>()
   let parameters = 0
   let weightBytes = 0
-  for (const tensor of tensors.values()) {
+  for (const [role, tensor] of tensors) {
     parameters += elementCount(tensor.shape)
+    const whole = { dtype: checkpoint.kept?.get(role) ?? tensor.dtype, shape: tensor.shape }
     // what is quantised in parts takes what the parts take
-    for (const stored of tensor.op === 'dequantize' ? Object.values(tensor.parts) : [tensor]) {
+    for (const stored of tensor.op === 'dequantize' ? Object.values(tensor.parts) : [whole]) {
       const bytes = tensorBytes(stored)
       byType.set(stored.dtype, (byType.get(stored.dtype) ?? 0) + bytes)
       weightBytes += bytes

@@ -135,7 +135,8 @@ export async function stagedJobs(): Promise<readonly string[]> {
   const root = await navigator.storage.getDirectory()
   const stages = await orNull(root.getDirectoryHandle(STAGES))
   const keys: string[] = []
-  for await (const name of stages?.keys() ?? []) if (name.startsWith(STAGE_PREFIX)) keys.push(name.slice(STAGE_PREFIX.length))
+  for await (const name of stages?.keys() ?? [])
+    if (name.startsWith(STAGE_PREFIX)) keys.push(name.slice(STAGE_PREFIX.length))
   return keys
 }
 

@@ -49,13 +49,12 @@ export async function allowed(place: Place, mode: 'read' | 'readwrite'): Promise
 export function placeOfFiles(files: readonly File[]): NamedPlace | null {
   const first = files[0]
   if (first === undefined) return null
-  const largest = files.reduce((most, file) => (file.size > most.size ? file : most), first)
   const root = first.webkitRelativePath.split('/')[0] ?? ''
   const placed = files.map((file) => {
     const path = file.webkitRelativePath === '' ? file.name : file.webkitRelativePath.split('/').slice(1).join('/')
     return { path, file }
   })
-  return { kind: 'files', name: root === '' ? stem(largest.name) : root, files: placed }
+  return { kind: 'files', name: root === '' ? nameOf(files) : root, files: placed }
 }
 
 /**
@@ -109,7 +108,8 @@ export async function withFiles(
     return { path: path ?? file.name, file }
   })
   const fresh = new Set(added.map(({ path }) => path))
-  return { kind: 'files', name: place.name, files: [...before.filter(({ path }) => !fresh.has(path)), ...added] }
+  const name = only === null ? place.name : nameOf([only, ...files])
+  return { kind: 'files', name, files: [...before.filter(({ path }) => !fresh.has(path)), ...added] }
 }
 
 /** The File objects of a place that is made of them, or of one file; none of a folder. */
@@ -167,7 +167,10 @@ async function walk(directory: FileSystemDirectoryEntry, prefix: string, into: P
   }
 }
 
-function stem(name: string): string {
-  const dot = name.lastIndexOf('.')
-  return dot > 0 ? name.slice(0, dot) : name
+/** What loose files are called together: as the largest, which is the weights or a part of them, without its ending. */
+function nameOf(files: readonly File[]): string {
+  const size = files.reduce((most, file) => Math.max(most, file.size), 0)
+  const largest = files.find((file) => file.size === size)?.name ?? ''
+  const dot = largest.lastIndexOf('.')
+  return (dot > 0 ? largest.slice(0, dot) : largest).replace(/(?<=.)-\d{5}-of-\d{5}$/, '')
 }

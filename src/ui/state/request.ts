@@ -92,5 +92,10 @@ export function targetName({ formatTitle, title }: Target): string {
 
 /** Whether an option's value comes letter by letter. */
 export function isTyped({ kind }: OptionSpec): boolean {
-  return kind.kind === 'integer' || kind.kind === 'number' || kind.kind === 'list' || (kind.kind === 'text' && kind.file !== true)
+  return (
+    kind.kind === 'integer' ||
+    kind.kind === 'number' ||
+    kind.kind === 'list' ||
+    (kind.kind === 'text' && kind.file !== true)
+  )
 }

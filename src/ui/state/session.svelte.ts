@@ -1,18 +1,19 @@
 import type { Place } from '../../core/bytes.ts'
 import { AppError, type ErrorData } from '../../core/errors.ts'
 import type { OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
-import type { TextFile } from '../../core/transform.ts'
 import type { ConvertRequest, DeviceInfo, FormatInfo, Inspection, PlanSummary, Target } from '../../api/wire.ts'
 import { Conversion, type About } from './conversion.svelte.ts'
 import { DryRun, planNamed } from './dry-run.svelte.ts'
-import { groupTargets, preferred, sourceKind } from './formats.ts'
+import { preferred } from './formats.ts'
 import type { Job } from './job.svelte.ts'
 import { Kept } from './kept.svelte.ts'
-import { changed, codeOf, furtherOptions, openTransforms, TRANSFORM_OPTIONS } from './options.ts'
+import { changed, codeOf, furtherOptions, openTransforms } from './options.ts'
 import { fileValue } from './option-file.ts'
 import { ADAPTER_FAULT, composeRequest, faultsOf, isTyped, targetName, transformable, usualFolder } from './request.ts'
 import type { Destination, Failure, Finished, Model, Page, Screen, Unfinished } from './session-types.ts'
-import { givenOf, plainSource, withAdapter, type MergedAdapter, type Need, type Source } from './source.ts'
+import { Settings } from './settings.svelte.ts'
+import { look, modelOf, outlined } from './look.ts'
+import { isBare, needOf, plainSource, weighed, withAdapter, type Need, type Source } from './source.ts'
 
 export type * from './session-types.ts'
 
@@ -34,10 +35,6 @@ export class Session {
   outputName = $state('')
   /** Every format that there is; empty until the worker has told. */
   formats = $state.raw<readonly FormatInfo[]>([])
-  /** What was set beside the choice of a target, by format. */
-  #options = $state.raw<ReadonlyMap<string, OptionValues>>(new Map())
-  /** What is done to the model before it is written, by the names of {@link TRANSFORM_OPTIONS}. */
-  transforms = $state.raw<OptionValues>({})
   finished = $state.raw<Finished | null>(null)
   failure = $state.raw<Failure | null>(null)
   /** One sentence on what just happened, shown and read out. */
@@ -45,6 +42,7 @@ export class Session {
   devices = $state.raw<readonly DeviceInfo[]>([])
 
   readonly page: Page
+  readonly #settings = new Settings()
   /** The dry run of what is chosen. */
   readonly dryRun = new DryRun()
   readonly conversion: Conversion
@@ -95,17 +93,17 @@ export class Session {
 
   /** What was set of them. */
   get options(): OptionValues {
-    return this.#options.get(this.target?.format ?? '') ?? {}
+    return this.#settings.of(this.target?.format ?? '')
+  }
+
+  /** What is done to the model before it is written, by the names of the transform options. */
+  get transforms(): OptionValues {
+    return this.#settings.transforms
   }
 
   /** Sets an option of the chosen target's format, or a transform, and plans anew. */
   set(spec: OptionSpec, value: OptionValue): void {
-    if (TRANSFORM_OPTIONS.includes(spec)) {
-      this.transforms = { ...this.transforms, [spec.name]: value }
-    } else {
-      const format = this.target?.format ?? ''
-      this.#options = new Map([...this.#options, [format, { ...this.options, [spec.name]: value }]])
-    }
+    this.#settings.set(this.target?.format ?? '', spec, value)
     this.preview(isTyped(spec) ? TYPING_MS : 0)
   }
 
@@ -129,8 +127,7 @@ export class Session {
 
   /** Takes back every option of the chosen target's format, and the transforms. */
   clearOptions(): void {
-    this.#options = new Map([...this.#options].filter(([format]) => format !== this.target?.format))
-    this.transforms = firstTransforms(this.#source)
+    this.#settings.clear(this.target?.format ?? '', this.#source)
     this.preview()
   }
 
@@ -196,44 +193,17 @@ export class Session {
     await this.#openSource({ ...plainSource(place, label), adapters })
   }
 
-  /** Merges an adapter into the model that is open. */
-  async addAdapter(place: Place, name: string): Promise<void> {
-    const { model } = this
-    if (model !== null) await this.#openSource(withAdapter(model.source, place, name))
+  /** Opens what was opened once more, with a change to what it is made of. */
+  async reopen(change: (source: Source) => Source): Promise<void> {
+    if (this.#source !== null) await this.#openSource(change(this.#source))
   }
 
-  /** Multiplies an adapter by another weight; NaN for what is none. */
+  /** Multiplies an adapter by another weight; NaN for what is none. Nothing has to be opened again for that. */
   weigh(at: number, weight: number): void {
-    this.#resource((source) => ({
-      ...source,
-      adapters: source.adapters.map((adapter, index) => (index === at ? { ...adapter, weight } : adapter)),
-    }))
-    this.preview(TYPING_MS)
-  }
-
-  /** Takes an adapter away again. */
-  async removeAdapter(at: number): Promise<void> {
-    const source = this.model?.source
-    if (source !== undefined)
-      await this.#openSource({ ...source, adapters: source.adapters.filter((_, index) => index !== at) })
-  }
-
-  /** Gives a config.json for what the files of the model do not say; null takes it back. */
-  async configure(config: TextFile | null): Promise<void> {
-    const source = this.#source
-    if (source !== null) await this.#openSource({ ...source, config })
-  }
-
-  /** Makes weights up for the configuration that was opened. */
-  async makeUp(): Promise<void> {
-    const source = this.#source
-    if (source !== null) await this.#openSource({ ...source, madeUp: true })
-  }
-
-  #resource(change: (source: Source) => Source): void {
     if (this.model === null) return
-    this.model = { ...this.model, source: change(this.model.source) }
-    this.#source = this.model.source
+    this.#source = weighed(this.model.source, at, weight)
+    this.model = { ...this.model, source: this.#source }
+    this.preview(TYPING_MS)
   }
 
   async #openSource(source: Source): Promise<void> {
@@ -247,37 +217,24 @@ export class Session {
     this.model = null
     this.#source = source
     try {
-      const { wire } = this.page
-      const given = givenOf(source)
-      const [inspection, targets, formats] = await Promise.all([
-        wire.inspect(source.place, given),
-        wire.targets(source.place, given === undefined ? undefined : { transforms: given }),
-        this.#learn(),
-      ])
-      if (run === this.#openRun) this.#show(source, inspection, targets, formats, before)
+      const [formats, seen] = await Promise.all([this.#learn(), look(this.page.wire, source)])
+      if (run === this.#openRun) this.#show(modelOf(source, seen, formats), before)
     } catch (error) {
       if (run === this.#openRun) await this.#unopened(source, AppError.from(error), before, run)
     }
   }
 
-  #show(
-    source: Source,
-    inspection: Inspection,
-    targets: readonly Target[],
-    formats: readonly FormatInfo[],
-    before: Model | null,
-  ): void {
-    const groups = groupTargets(targets, formats, sourceKind(inspection))
-    this.model = { source, inspection, targets, groups }
+  #show(model: Model, before: Model | null): void {
+    const { source, targets } = model
+    this.model = model
     this.#targeted.clear()
-    for (const { id } of formats) this.#targeted.set(id, codeOf({ format: id }))
+    for (const { id } of this.formats) this.#targeted.set(id, codeOf({ format: id }))
     this.dryRun.clear()
     // The same model with something more keeps what was chosen for it.
     if (before?.source.place !== source.place || targets[this.chosen]?.cost == null) {
-      this.#options = new Map()
-      this.transforms = firstTransforms(source)
+      this.#settings.begin(source)
       this.outputName = ''
-      this.chosen = preferred(groups)
+      this.chosen = preferred(model.groups)
     }
     this.screen = 'model'
     this.preview()
@@ -290,48 +247,32 @@ export class Session {
         this.model = before
         this.#source = before.source
       }
-      if (error.code === 'needs-base' && !same) return this.addAdapter(source.place, source.label)
+      if (error.code === 'needs-base' && !same)
+        return this.reopen((base) => withAdapter(base, source.place, source.label))
       if (same) {
         this.screen = 'model'
         this.preview()
         return this.say(error)
       }
     }
-    const outline = isBare(error) ? await this.#outlined(source) : null
+    const outline = isBare(error) ? await outlined(this.page.wire, source) : null
     if (run === this.#openRun) this.#fail(error, 'opening', outline)
-  }
-
-  /** The model that made-up weights would make of a configuration; null if it is none. */
-  async #outlined(source: Source): Promise<Inspection | null> {
-    return this.page.wire.inspect(source.place, givenOf({ ...source, madeUp: true })).catch(() => null)
   }
 
   /** The place that could not be opened for want of files, and which; null if that is not what went wrong. */
   get lacking(): { readonly place: Place; readonly files: readonly string[] } | null {
-    const { failure } = this
-    const files = failure?.error.where.missing ?? []
-    if (this.screen !== 'failed' || failure?.during !== 'opening' || files.length === 0) return null
-    return this.#source === null ? null : { place: this.#source.place, files }
+    const files = this.#unopenable?.error.where.missing ?? []
+    return this.#source === null || files.length === 0 ? null : { place: this.#source.place, files }
   }
 
   /** What has to be given before the place that was opened is a model; null if it is something else that went wrong. */
   get need(): Need | null {
-    const { failure } = this
-    const source = this.#source
-    if (this.screen !== 'failed' || failure?.during !== 'opening' || source === null) return null
-    const { code, message, hint } = failure.error
-    if (code === 'needs-base') {
-      const own: MergedAdapter = { place: source.place, name: source.label, weight: 1 }
-      return { kind: 'base', adapters: [...source.adapters, own], message }
-    }
-    if (failure.outline !== null) return { kind: 'weights', outline: failure.outline }
-    return source.config === null && hint?.includes('--hf-config') === true ? { kind: 'config', message } : null
+    return this.#source === null || this.#unopenable === null ? null : needOf(this.#source, this.#unopenable)
   }
 
-  /** Opens a place once more, with files that were added to it. */
-  async supplement(place: Place): Promise<void> {
-    const source = this.#source
-    await this.#openSource(source === null ? plainSource(place, '') : { ...source, place, madeUp: false })
+  /** Why the place could not be opened, while that is on show. */
+  get #unopenable(): Failure | null {
+    return this.screen === 'failed' && this.failure?.during === 'opening' ? this.failure : null
   }
 
   choose(index: number): void {
@@ -381,7 +322,7 @@ export class Session {
     this.#targeted.set(format, code)
     const left = [...fresh]
     const targets = model.targets.map((target) => (target.format === format ? (left.shift() ?? target) : target))
-    this.model = { ...model, targets, groups: groupTargets(targets, this.formats, sourceKind(model.inspection)) }
+    this.model = modelOf(model.source, { inspection: model.inspection, targets }, this.formats)
   }
   /** With which options the costs of a format's choices were looked up last. */
   readonly #targeted = new Map<string, string>()
@@ -499,15 +440,4 @@ export class Session {
     this.failure = { error: AppError.from(error).toData(), during, outline }
     this.screen = 'failed'
   }
-}
-
-/** Whether a folder has a configuration, but no weights. */
-function isBare({ code, where }: AppError): boolean {
-  const [file, ...others] = where.missing ?? []
-  return code === 'missing-file' && others.length === 0 && /(?:^|\/)model\.safetensors$/.test(file ?? '')
-}
-
-/** What is done to a model from the start. */
-function firstTransforms(source: Source | null): OptionValues {
-  return source?.madeUp === true ? { 'fake-weight': true } : {}
 }

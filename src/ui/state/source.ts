@@ -1,7 +1,9 @@
 import type { Inspection } from '../../api/wire.ts'
 import type { Place } from '../../core/bytes.ts'
+import type { AppError } from '../../core/errors.ts'
 import type { TextFile, Transforms } from '../../core/transform.ts'
 import { transformsOf } from './options.ts'
+import type { Failure } from './session-types.ts'
 
 /** A LoRA adapter that is merged into the model. */
 export interface MergedAdapter {
@@ -31,6 +33,16 @@ export function plainSource(place: Place, label: string): Source {
 /** A source with one more adapter. */
 export function withAdapter(source: Source, place: Place, name: string): Source {
   return { ...source, adapters: [...source.adapters, { place, name, weight: 1 }] }
+}
+
+/** A source without one of its adapters. */
+export function withoutAdapter(source: Source, at: number): Source {
+  return { ...source, adapters: source.adapters.filter((_, index) => index !== at) }
+}
+
+/** A source with another weight for one of its adapters. */
+export function weighed(source: Source, at: number, weight: number): Source {
+  return { ...source, adapters: source.adapters.map((one, index) => (index === at ? { ...one, weight } : one)) }
 }
 
 /** What a source asks of the API, with what is done to the model besides; undefined for nothing. */
@@ -69,3 +81,20 @@ export type Need =
   | { readonly kind: 'weights'; readonly outline: Inspection }
   /** Weights that do not say enough of their model. */
   | { readonly kind: 'config'; readonly message: string }
+
+/** What a source that could not be opened lacks; null if it is something else that went wrong. */
+export function needOf(source: Source, { error, outline }: Failure): Need | null {
+  const { code, message, hint } = error
+  if (code === 'needs-base') {
+    const own: MergedAdapter = { place: source.place, name: source.label, weight: 1 }
+    return { kind: 'base', adapters: [...source.adapters, own], message }
+  }
+  if (outline !== null) return { kind: 'weights', outline }
+  return source.config === null && hint?.includes('--hf-config') === true ? { kind: 'config', message } : null
+}
+
+/** Whether a folder has a configuration, but no weights. */
+export function isBare({ code, where }: AppError): boolean {
+  const [file, ...others] = where.missing ?? []
+  return code === 'missing-file' && others.length === 0 && /(?:^|\/)model\.safetensors$/.test(file ?? '')
+}

@@ -73,7 +73,7 @@ test('the file goes straight into a picked folder, and is not overwritten unaske
   await expect(page.getByText('It is in “picked”.')).toBeVisible()
   expect(await storedFiles(page, 'picked')).toEqual([{ name: 'sample-Q4_K_M.gguf', sha256: reference.sha256 }])
 
-  await page.getByRole('button', { name: 'Convert another' }).click()
+  await page.getByRole('button', { name: 'Another model' }).click()
   await openSample(page)
   await page.getByRole('radio', { name: /^Save into a folder/ }).check()
   await expect(page.getByText('free space unknown')).toBeVisible()

@@ -128,12 +128,20 @@ async function startTrap(): Promise<Site & { readonly asked: readonly string[] }
   }
 }
 
-async function convertSample(folder: string): Promise<{ path: string; sha256: string }> {
+/** Runs the command into a folder. Returns the SHA-256 of the first file that it wrote. */
+export async function command(folder: string, ...args: readonly string[]): Promise<string> {
+  return (await written([...args, '-o', `${folder}/`])).sha256
+}
+
+async function written(args: readonly string[]): Promise<{ path: string; sha256: string }> {
   if (!existsSync(CLI)) throw new Error('There is no dist/node/cli.js: run "npm run build" first.')
-  const args = [CLI, 'convert', 'sample', 'gguf', '--quant', 'q4_k_m', '-o', folder, '--json']
-  const { stdout } = await promisify(execFile)(process.execPath, args, { maxBuffer: 2 ** 26 })
+  const { stdout } = await promisify(execFile)(process.execPath, [CLI, ...args, '--json'], { maxBuffer: 2 ** 26 })
   const { report } = JSON.parse(stdout) as { report: { files: [{ path: string; sha256: string }] } }
-  const [file] = report.files
+  return report.files[0]
+}
+
+async function convertSample(folder: string): Promise<{ path: string; sha256: string }> {
+  const file = await written(['convert', 'sample', 'gguf', '--quant', 'q4_k_m', '-o', folder])
   return { path: path.join(folder, file.path), sha256: file.sha256 }
 }
 

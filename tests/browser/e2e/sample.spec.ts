@@ -79,6 +79,14 @@ test('an output of several files is downloaded as one zip', async ({ open, site,
   await expect(page.getByText(/^sample-huggingface: \d files$/)).toBeVisible()
   await page.getByLabel('Folder name').fill('My model')
   await expect(page.getByText(/^My model: \d files$/)).toBeVisible()
+  // What an earlier conversion left in the same place is no part of this one.
+  await page.evaluate(async () => {
+    let directory = await navigator.storage.getDirectory()
+    for (const name of ['outputs', 'My model huggingface Unchanged', 'My model']) {
+      directory = await directory.getDirectoryHandle(name, { create: true })
+    }
+    await (await (await directory.getFileHandle('stale.safetensors', { create: true })).createWritable()).close()
+  })
   await page.getByRole('button', { name: 'Convert', exact: true }).click()
   await expect(page.getByRole('heading', { name: 'Converted and checked' })).toBeVisible()
   await page.getByRole('button', { name: /^All \d files$/ }).click()
@@ -91,6 +99,12 @@ test('an output of several files is downloaded as one zip', async ({ open, site,
   const unpacked = new Map(unzipStored(readFileSync(zip.path)).map(([name, bytes]) => [name, sha256(bytes)]))
   expect(unpacked).toEqual(shown)
   expect(shown.has('My model/config.json')).toBe(true)
+  const left = await page.evaluate(async () => {
+    const outputs = await (await navigator.storage.getDirectory()).getDirectoryHandle('outputs')
+    const place = await outputs.getDirectoryHandle('My model huggingface Unchanged')
+    return Array.fromAsync((await place.getDirectoryHandle('My model')).keys())
+  })
+  expect(left.map((name) => `My model/${name}`).sort()).toEqual([...shown.keys()].sort())
 })
 
 /** The files of a stored zip, by its local headers (APPNOTE.TXT 4.3.7). */

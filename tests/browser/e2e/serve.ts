@@ -1,4 +1,4 @@
-import { createReadStream, existsSync, statSync } from 'node:fs'
+import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import path from 'node:path'
@@ -27,6 +27,8 @@ export interface StaticOptions {
   readonly sample?: string
   /** Serves the page below this path. */
   readonly base?: string
+  /** What the service worker has at its end: something else makes it a new version. */
+  readonly addToWorker?: () => string
 }
 
 const TYPES: Readonly<Record<string, string>> = {
@@ -40,7 +42,7 @@ const TYPES: Readonly<Record<string, string>> = {
 }
 
 /** A plain file server, as a static host is. */
-export async function startStatic({ isolated, sample, base = '/' }: StaticOptions): Promise<Site> {
+export async function startStatic({ isolated, sample, base = '/', addToWorker }: StaticOptions): Promise<Site> {
   requireBuild()
   const server = createServer((request, response) => {
     const { pathname } = new URL(request.url ?? '/', 'http://local')
@@ -57,7 +59,8 @@ export async function startStatic({ isolated, sample, base = '/' }: StaticOption
       response.setHeader('Cross-Origin-Opener-Policy', 'same-origin')
       response.setHeader('Cross-Origin-Embedder-Policy', 'require-corp')
     }
-    createReadStream(file).pipe(response)
+    if (name === 'sw.js' && addToWorker !== undefined) response.end(readFileSync(file, 'utf8') + addToWorker())
+    else createReadStream(file).pipe(response)
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   return {

@@ -67,7 +67,9 @@ test('a copy that is cancelled or fails leaves nothing, and no old file is lost'
   const controller = new AbortController()
   const progress = (): void => controller.abort()
   const options = { progress, signal: controller.signal, overwrite: true }
-  await expect(copySaved('outputs', WRITTEN, await target('half'), options)).rejects.toMatchObject({ code: 'cancelled' })
+  await expect(copySaved('outputs', WRITTEN, await target('half'), options)).rejects.toMatchObject({
+    code: 'cancelled',
+  })
   expect(await allNames('half')).toEqual(['config.json'])
   const from = memoryFolder({ a: pattern(10), b: pattern(10), 'config.json': pattern(10) })
   const full = new MemoryOutput({ files: { old: pattern(3), a: pattern(1) }, capacity: 20 })
