@@ -1,10 +1,9 @@
 import { existsSync } from 'node:fs'
 import { AppError } from '../../src/core/errors.ts'
-import type { AdapterChoice, FakeWeights, Transforms } from '../../src/core/transform.ts'
-import { parseFakeConfig } from '../../src/models/fake-config.ts'
+import type { AdapterChoice, Transforms } from '../../src/core/transform.ts'
 import { DEFAULT_FAKE } from '../../src/models/fake.ts'
 import { inputPlace, type Flags, type FlagSpec } from '../arguments.ts'
-import { structureOf, textOrFile } from './option-files.ts'
+import { textFile, textOrFile } from './option-files.ts'
 
 /** Flags that say what else belongs to a model. */
 export const SOURCE_FLAGS: readonly FlagSpec[] = [
@@ -56,13 +55,11 @@ export async function transformsOf(flags: Flags): Promise<Transforms> {
     mup2llama: flags.has('mup2llama'),
     keepTied: flags.has('keep-tied'),
     forceMup: flags.has('force'),
-    ...(fake ? { fakeWeights: typeof file === 'string' ? await fakeConfig(file) : DEFAULT_FAKE } : {}),
+    ...(fake ? { fakeWeights: DEFAULT_FAKE } : {}),
+    ...(typeof file === 'string'
+      ? { fakeConfig: await textFile(file, MAX_FAKE_CONFIG_BYTES, '--fake-weight-config') }
+      : {}),
   }
-}
-
-async function fakeConfig(value: string): Promise<FakeWeights> {
-  const { json, file } = await structureOf(value, MAX_FAKE_CONFIG_BYTES, '--fake-weight-config')
-  return parseFakeConfig(json, file)
 }
 
 /** `PATH`, or `PATH=WEIGHT` where nothing has that whole name. */

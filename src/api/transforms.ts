@@ -1,6 +1,7 @@
 import type { Place } from '../core/bytes.ts'
 import { AppError } from '../core/errors.ts'
 import type { FakeWeights, Transforms } from '../core/transform.ts'
+import { parseJsonOrYaml } from '../engines/containers/json-or-yaml.ts'
 import { parseFakeConfig } from '../models/fake-config.ts'
 import { fakeWeights } from '../models/fake.ts'
 import { foldMup } from '../models/mup.ts'
@@ -14,9 +15,7 @@ import type { Host } from './host.ts'
  */
 export async function openTransformed(host: Host, place: Place, transforms: Transforms = {}): Promise<Opened> {
   const { mup2llama = false, keepTied = false, forceMup = false, hfConfig, base, adapters = [] } = transforms
-  const { fakeConfig } = transforms
-  const fake =
-    fakeConfig === undefined ? transforms.fakeWeights : await parseFakeConfig(fakeConfig.text, fakeConfig.name)
+  const fake = await fakeOf(transforms)
   if ((keepTied || forceMup) && !mup2llama) {
     const what = keepTied ? 'Keeping the head tied' : '--force'
     throw new AppError('bad-option', `${what} is for folding muP models`, {
@@ -32,6 +31,12 @@ export async function openTransformed(host: Host, place: Place, transforms: Tran
   const choices = base === undefined ? adapters : [{ place, weight: 1 }, ...adapters]
   const source = choices.length === 0 ? opened : await withAdapters(host, opened, choices)
   return mup2llama ? { ...source, checkpoint: foldMup(source.checkpoint, { keepTied, force: forceMup }) } : source
+}
+
+async function fakeOf({ fakeWeights, fakeConfig }: Transforms): Promise<FakeWeights | undefined> {
+  if (fakeConfig === undefined) return fakeWeights
+  const { name, text } = fakeConfig
+  return parseFakeConfig(await parseJsonOrYaml(text, name), name)
 }
 
 async function openFake(host: Host, place: Place, fake: FakeWeights): Promise<Opened> {
