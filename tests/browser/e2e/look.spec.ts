@@ -2,7 +2,10 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { AxeBuilder } from '@axe-core/playwright'
 import type { Page } from '@playwright/test'
+import { writeAdapter } from './adapter.ts'
 import { drop, expect, openSample, showAll, test, visit, waitForReport } from './page.ts'
+
+const SAMPLE = path.resolve(import.meta.dirname, '../../../sample')
 
 /** In light and dark, wide and narrow: no rule of WCAG 2.2 AA or of good practice is broken, and nothing sticks out. */
 async function look(page: Page, what: string): Promise<void> {
@@ -66,6 +69,26 @@ test('every screen is accessible and fits: light and dark, 1280 and 360 px', asy
   await page.getByRole('button', { name: 'Open another model' }).click()
   await expect(page.getByRole('heading', { name: 'Finished, kept in this browser' })).toBeVisible()
   await look(page, 'start with kept files')
+})
+
+test('what is asked for and added is accessible and fits', async ({ open, site, folder }) => {
+  test.setTimeout(180_000)
+  const adapter = path.join(folder, 'a-rather-long-name-of-an-adapter-v2')
+  writeAdapter(adapter)
+  const page = await visit(await open(), site.url)
+  await drop(page, [path.join(SAMPLE, 'config.json')])
+  await expect(page.getByRole('heading', { name: 'A model without its weights' })).toBeFocused()
+  await look(page, 'model without weights')
+  await page.getByRole('button', { name: 'Open something else' }).click()
+  await drop(page, [adapter])
+  await expect(page.getByRole('heading', { name: 'Now the model that it belongs to' })).toBeFocused()
+  await look(page, 'adapter without a model')
+  await drop(page, [path.join(SAMPLE, 'model.safetensors')])
+  await page.getByLabel(/Weight of a-rather/).fill('')
+  await expect(page.getByText(/has to be a number other than 0\.$/)).toBeVisible()
+  await page.getByText('More options').click()
+  await expect(page.getByText(/^Not for this model: LlamaForCausalLM is not a muP model/)).toBeVisible()
+  await look(page, 'model with an adapter and a wrong weight')
 })
 
 test('what a check says is accessible and fits, and takes the focus', async ({ open, site, reference }) => {
