@@ -124,18 +124,23 @@ INLINE void fit_two(search *k, const shape s, int g, const fv *inverse, const fv
   out[g] = a, out[g + 1] = b;
 }
 
-INLINE fv distance(const shape s, fv diff) { return s.magnitudes ? vabs(diff) : diff * diff; }
+INLINE fv distance(const shape s, fv diff, iv positive) {
+  return s.magnitudes ? (fv)((iv)diff & positive) : diff * diff;
+}
+/* What makes a magnitude; opaque, or for V8 every use is the making of a constant. */
+#define POSITIVE opaque((iv){0} + 0x7fffffff)
 
 /* The weighted errors of two vectors under scale * code + min. */
 INLINE void errors_two(search *k, const shape s, int a, int b, const fv *scale, const fv *min, fv *error) {
   fv ea = {0}, eb = {0}, sa = scale[a], sb = scale[b], ma = min[a], mb = min[b];
   const row *pa = ROWS(k->rows, a), *pb = ROWS(k->rows, b), *end = pa + s.sub;
+  const iv positive = POSITIVE;
   UNROLL
   for (; pa < end; pa++, pb++) {
     const row *ra = opaque(pa), *rb = opaque(pb);
     fv da = sa * AT(ra->code, 0) + ma - AT(ra->x, 0), db = sb * AT(rb->code, 0) + mb - AT(rb->x, 0);
-    ea += AT(ra->weight, 0) * distance(s, da);
-    eb += AT(rb->weight, 0) * distance(s, db);
+    ea += AT(ra->weight, 0) * distance(s, da, positive);
+    eb += AT(rb->weight, 0) * distance(s, db, positive);
   }
   error[a] = ea, error[b] = eb;
 }
@@ -144,20 +149,22 @@ INLINE void errors_two(search *k, const shape s, int a, int b, const fv *scale, 
 INLINE void errors_one(search *k, const shape s, int a, const fv *scale, const fv *min, fv *error) {
   fv ea = {0}, sa = scale[a], ma = min[a];
   const row *pa = ROWS(k->rows, a), *end = pa + s.sub;
+  const iv positive = POSITIVE;
   UNROLL
   for (; pa < end; pa++) {
     const row *ra = opaque(pa);
     fv da = sa * AT(ra->code, 0) + ma - AT(ra->x, 0);
-    ea += AT(ra->weight, 0) * distance(s, da);
+    ea += AT(ra->weight, 0) * distance(s, da, positive);
   }
   error[a] = ea;
 }
 
 INLINE void search_lanes(search *k, const shape s) {
   fv min[NV], max[NV], lowest[NV], sum_w[NV], sum_x[NV], sum_xx[NV], best[NV], scale[NV], inverse[NV];
-  fv code_inverse[NV], code_min[NV];
+  fv code_inverse[NV], code_min[NV], largest_min[NV];
   iv slow[NV], dead[NV], uncertain[NV];
   int moved[NV / 2];
+  const iv positive = POSITIVE;
 
   for (int g = 0; g < NV; g++) {
     row *rows = ROWS(k->rows, g), *end = rows + s.sub;
@@ -172,7 +179,7 @@ INLINE void search_lanes(search *k, const shape s) {
     fv magnitude = vmax(high, -low);
     lowest[g] = low;
     low = vmin(low, (fv){0});
-    min[g] = code_min[g] = low, max[g] = high;
+    min[g] = largest_min[g] = code_min[g] = low, max[g] = high;
     sum_w[g] = sw, sum_x[g] = sx, sum_xx[g] = sxx;
     fv range = high - low;
     dead[g] = high == low;
@@ -184,7 +191,7 @@ INLINE void search_lanes(search *k, const shape s) {
     for (row *r = rows; r < end; r++) {
       fv x = AT(r->x, 0), u = x - low, l = nearest(inverse[g] * u), diff = scale[g] * l + low - x;
       AT(r->aux, 0) = u;
-      error += AT(r->weight, 0) * distance(s, diff);
+      error += AT(r->weight, 0) * distance(s, diff, positive);
     }
     best[g] = error;
   }
@@ -236,12 +243,13 @@ INLINE void search_lanes(search *k, const shape s) {
       code_min[g] = pick(better, min[g], code_min[g]);
       scale[g] = pick(better, fit_scale[g], scale[g]);
       min[g] = pick(better, fit_min[g], min[g]);
-      fv range = max[g] - min[g];
-      iv exact = (range > MIN_RANGE) & ((min[g] - lowest[g]) * (s.top + 2.f) < MAX_ROUNDED * range);
-      slow[g] |= better & ~exact;
+      largest_min[g] = vmax(largest_min[g], min[g]);
     }
   }
   for (int g = 0; g < NV; g++) {
+    /* Of all the minima that there were none asked more. */
+    fv range = max[g] - largest_min[g];
+    slow[g] |= ~dead[g] & ~((range > MIN_RANGE) & ((largest_min[g] - lowest[g]) * (s.top + 2.f) < MAX_ROUNDED * range));
     AT(k->scale, g) = (fv)((iv)scale[g] & ~dead[g]);
     AT(k->min, g) = min[g];
     AT(k->sum_weight, g) = sum_w[g];
