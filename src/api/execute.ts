@@ -170,7 +170,16 @@ async function writeTiles(
   /** Written, and perhaps still being hashed. */
   let written: InFlight | null = null
   let bytes = 0
-  let next = nextTile(tiles, start)
+  /** The next tile that ends behind `start`; what those before it took and did not give back is taken then. */
+  const nextTile = (): Tile | null => {
+    for (;;) {
+      const { value, done } = tiles.next()
+      if (done === true || value === undefined) return null
+      if (value.offset + value.size > start || (value.size === 0 && value.offset >= start)) return value
+      bytes += value.takes - value.gives
+    }
+  }
+  let next = nextTile()
   const stop = new AbortController()
   const forward = (): void => stop.abort(control.signal.reason)
   control.signal.addEventListener('abort', forward, { once: true })
@@ -196,7 +205,7 @@ async function writeTiles(
         await control.pass()
         flight.push(launch(next, pool, context))
         bytes += next.slab + next.takes
-        next = nextTile(tiles, start)
+        next = nextTile()
       }
       const head = flight[0]
       if (head === undefined) {
@@ -263,15 +272,6 @@ function launch(tile: Tile, pool: Pool, context: Parameters<Tile['compute']>[1])
 function fits(window: Window, count: number, bytes: number, tile: Tile): boolean {
   if (count === 0) return true
   return count < window.tiles && bytes + tile.slab + tile.takes <= window.bytes
-}
-
-/** The next tile that ends behind `start`. */
-function nextTile(tiles: Iterator<Tile, void>, start: number): Tile | null {
-  for (;;) {
-    const { value, done } = tiles.next()
-    if (done === true || value === undefined) return null
-    if (value.offset + value.size > start || (value.size === 0 && value.offset >= start)) return value
-  }
 }
 
 /** An error with the tensor it happened in. */

@@ -3,6 +3,7 @@ import type { Checksum, PlannedFile, Segment } from '../core/plan.ts'
 import type { Recipe } from '../core/tensor.ts'
 import { compile, compileProducer } from './evaluate/compile.ts'
 import { castInto } from './evaluate/elementwise.ts'
+import { HeldParts } from './evaluate/held.ts'
 import { commonMultiple, stackBytes, Stack, type Evaluator, type Run } from './evaluate/node.ts'
 
 /**
@@ -37,7 +38,7 @@ export interface TileTensor {
   readonly recipe: Recipe
 }
 
-/** Gives the memory that a producer's later outputs are kept in until they are written; taken back after `gives`. */
+/** Gives memory that outlives a tile: of parts that are held, of a producer's later outputs; taken back after `gives`. */
 export type Holder = (bytes: number) => Uint8Array
 
 /**
@@ -57,7 +58,7 @@ export function* tilesOf(file: PlannedFile, holder: Holder): Generator<Tile, voi
   for (const segment of file.segments) {
     if (segment.kind === 'bytes') yield* literalTiles(segment)
     else if (segment.kind === 'seal') yield sealTile(segment)
-    else if (segment.kind === 'tensor') yield* tensorTiles(segment.name, segment.recipe, segment.offset)
+    else if (segment.kind === 'tensor') yield* tensorTiles(segment.name, segment.recipe, segment.offset, holder)
     else yield* producerTiles(segment, holder)
   }
 }
@@ -102,9 +103,15 @@ function sealTile({ offset, bytes, checksums }: Segment & { kind: 'seal' }): Til
   }
 }
 
-/** A tensor's tiles, its bytes starting at `offset`. */
-export function* tensorTiles(name: string, recipe: Recipe, offset: number): Generator<Tile, void, void> {
-  const evaluator = compile(recipe)
+/** A tensor's tiles, its bytes starting at `offset`. Without a holder nothing is held between them. */
+export function* tensorTiles(
+  name: string,
+  recipe: Recipe,
+  offset: number,
+  holder: Holder | null = null,
+): Generator<Tile, void, void> {
+  const held = holder === null ? null : HeldParts.of(recipe)
+  const evaluator = compile(recipe, held)
   const check = needsCheck(recipe)
   const step = tileElements(evaluator)
   for (let start = 0; start < evaluator.elements; start += step) {
@@ -114,14 +121,16 @@ export function* tensorTiles(name: string, recipe: Recipe, offset: number): Gene
       offset: offset + bytesOf(recipe.dtype, start),
       size,
       slab: stackBytes(size) + evaluator.scratch(start, count),
-      takes: 0,
-      gives: 0,
-      reads: evaluator.reads(start, count),
+      takes: start === 0 ? (held?.bytes ?? 0) : 0,
+      gives: start + count === evaluator.elements ? (held?.bytes ?? 0) : 0,
+      reads: evaluator.reads(start, count) + (start === 0 ? (held?.reads ?? 0) : 0),
       tensor: { name, recipe },
       resumable: true,
-      alone: 0,
+      alone: held?.bytes ?? 0,
       checksums: [],
       async compute(slab, run) {
+        if (held !== null && holder !== null) held.take(holder)
+        await held?.load(run)
         const stack = new Stack(slab)
         const into = stack.take(size)
         const context = { ...run, stack }
@@ -167,7 +176,8 @@ const CHECKED: ReadonlySet<DType> = new Set<DType>(['f32', 'f16', 'bf16'])
  * file is still written from front to back.
  */
 function* producerTiles(segment: Segment & { kind: 'outputs' }, holder: Holder): Generator<Tile, void, void> {
-  const evaluator = compileProducer(segment.producer)
+  const parts = HeldParts.of(segment.producer.of)
+  const evaluator = compileProducer(segment.producer, parts)
   const outputs = segment.outputs.flatMap(({ name, field }) => {
     const found = evaluator.fields.find((candidate) => candidate.name === field)
     return found === undefined
@@ -176,7 +186,8 @@ function* producerTiles(segment: Segment & { kind: 'outputs' }, holder: Holder):
   })
   const [first, ...rest] = outputs
   if (first === undefined) return
-  const heldBytes = rest.reduce((sum, output) => sum + stackBytes(output.bytes), 0)
+  const outputBytes = rest.reduce((sum, output) => sum + stackBytes(output.bytes), 0)
+  const heldBytes = outputBytes + (parts?.bytes ?? 0)
   let held: Uint8Array | null = null
   const heldStart = new Map<string, number>()
   let at = 0
@@ -184,10 +195,13 @@ function* producerTiles(segment: Segment & { kind: 'outputs' }, holder: Holder):
     heldStart.set(output.field, at)
     at += stackBytes(output.bytes)
   }
-  const heldPart = (field: string, start: number, size: number): Uint8Array => {
+  const memory = (): Uint8Array => {
     held ??= holder(heldBytes)
+    return held
+  }
+  const heldPart = (field: string, start: number, size: number): Uint8Array => {
     const base = heldStart.get(field) ?? 0
-    return held.subarray(base + start, base + start + size)
+    return memory().subarray(base + start, base + start + size)
   }
   const step = Math.max(1, Math.floor(tileElements(evaluator.source) / evaluator.group))
   const unused = evaluator.fields.filter((field) => !outputs.some((output) => output.field === field.name))
@@ -201,13 +215,15 @@ function* producerTiles(segment: Segment & { kind: 'outputs' }, holder: Holder):
       size,
       slab: stackBytes(size) + spare + evaluator.scratch(start, count),
       takes: start === 0 ? heldBytes : 0,
-      gives: 0,
-      reads: evaluator.reads(start, count),
+      gives: rest.length === 0 && start + count === evaluator.groups ? heldBytes : 0,
+      reads: evaluator.reads(start, count) + (start === 0 ? (parts?.reads ?? 0) : 0),
       tensor: { name: first.name, recipe: segment.producer.of },
       resumable: false,
       alone: heldBytes,
       checksums: [],
       async compute(slab, run) {
+        parts?.take(() => memory().subarray(outputBytes))
+        await parts?.load(run)
         const stack = new Stack(slab)
         const into = new Map<string, Uint8Array>()
         const main = stack.take(size)

@@ -65,19 +65,23 @@ function firstDifference(a: Uint8Array, b: Uint8Array): number {
   return -1
 }
 
-/** A sample has a slab of its own, outside of the pool: small ones only. */
-function sampleTiles(file: PlannedFile, window: Window): readonly Tile[] {
+/** A sample has a slab of its own, outside of the pool: small ones only. What was held for one is free at the next. */
+function* sampleTiles(file: PlannedFile, window: Window): Generator<Tile, void, void> {
   const most = window.bytes / window.tiles
-  // what a producer's other outputs are put in is asked for only by a tile that is picked
-  const fitting = [...tilesOf(file, (bytes) => new Uint8Array(bytes))].filter(
-    ({ tensor, alone, slab }) => tensor !== null && alone !== null && alone + slab <= most,
-  )
+  // what outlives a tile is asked for only by one that is picked
+  const tiles = (): Iterable<Tile> => tilesOf(file, (bytes) => new Uint8Array(bytes))
+  const fitting: number[] = []
+  let index = 0
+  for (const { tensor, alone, slab } of tiles()) {
+    if (tensor !== null && alone !== null && alone + slab <= most) fitting.push(index)
+    index++
+  }
   const count = Math.min(SAMPLES, fitting.length)
-  const picked = Array.from(
-    { length: count },
-    (_, i) => fitting[Math.floor((i * (fitting.length - 1)) / Math.max(1, count - 1))],
+  const picked = new Set(
+    Array.from({ length: count }, (_, i) => fitting[Math.floor((i * (fitting.length - 1)) / Math.max(1, count - 1))]),
   )
-  return picked.filter((tile) => tile !== undefined)
+  index = 0
+  for (const tile of tiles()) if (picked.has(index++)) yield tile
 }
 
 async function recompute(execution: Execution, tile: Tile): Promise<Uint8Array> {

@@ -12,8 +12,11 @@ const MIB = 2 ** 20
 /** The promise: whatever the formats, a checkpoint far larger than this is converted within it. */
 const LIMIT = 512 * MIB
 
-/** What is read besides the weights: the program itself, headers, four tiles of each file and of what it was made from. */
-const BESIDES = 256 * MIB
+/**
+ * What is read besides the weights: the program itself, headers, and what four tiles of each file were made from, which
+ * may be a matrix each.
+ */
+const BESIDES = 320 * MIB
 
 /** A source, another made of it, an output, and some air. */
 const DISK = 16 * GIB

@@ -3,6 +3,7 @@ import { AppError, unreachable } from '../../core/errors.ts'
 import { cast, isGroupScheme, type Producer, type Recipe } from '../../core/tensor.ts'
 import { affineEvaluator, castEvaluator, reduceEvaluator, reshapeEvaluator } from './elementwise.ts'
 import { generateEvaluator } from './generate.ts'
+import type { HeldParts } from './held.ts'
 import { literalEvaluator, productEvaluator, readEvaluator } from './leaf.ts'
 import { weightedCastEvaluator } from './importance.ts'
 import { lowRankEvaluator } from './low-rank.ts'
@@ -15,10 +16,10 @@ import { dequantizeEvaluator, partEvaluator, producerEvaluator, type ProducerEva
 /** Deeper than any chain of transforms; a cyclic or hostile recipe would not end. */
 const MAX_DEPTH = 64
 
-/** Makes a recipe ready to run. */
-export function compile(recipe: Recipe, depth = 0): Evaluator {
+/** Makes a recipe ready to run. `held` has what of it is in memory by then. */
+export function compile(recipe: Recipe, held: HeldParts | null = null, depth = 0): Evaluator {
   if (depth > MAX_DEPTH) throw new AppError('internal', `a recipe of more than ${MAX_DEPTH} levels`)
-  const inner = (of: Recipe): Evaluator => compile(of, depth + 1)
+  const inner = (of: Recipe): Evaluator => compile(of, held, depth + 1)
   const inF32 = (of: Recipe): Evaluator => inner(cast(of, 'f32'))
   switch (recipe.op) {
     case 'read':
@@ -57,10 +58,10 @@ export function compile(recipe: Recipe, depth = 0): Evaluator {
       const { scheme } = recipe
       return isGroupScheme(scheme)
         ? dequantizeEvaluator(recipe, scheme, (part, { dtype }) => inner(cast(part, dtype)))
-        : matrixEvaluator(recipe, scheme, (part, { dtype }) => inner(cast(part, dtype)))
+        : matrixEvaluator(recipe, scheme, held, (part, { dtype }) => inner(cast(part, dtype)))
     }
     case 'part':
-      return partEvaluator(recipe, compileProducer(recipe.of, depth + 1))
+      return partEvaluator(recipe, compileProducer(recipe.of, held, depth + 1))
     default:
       return unreachable(recipe, 'recipe')
   }
@@ -70,7 +71,7 @@ export function compile(recipe: Recipe, depth = 0): Evaluator {
 const QUANTISED: ReadonlySet<DType> = new Set<DType>(['f32', 'f16', 'bf16'])
 
 /** Makes a producer ready to run. */
-export function compileProducer(producer: Producer, depth = 0): ProducerEvaluator {
+export function compileProducer(producer: Producer, held: HeldParts | null = null, depth = 0): ProducerEvaluator {
   const { of } = producer
-  return producerEvaluator(producer, compile(QUANTISED.has(of.dtype) ? of : cast(of, 'f32'), depth + 1))
+  return producerEvaluator(producer, compile(QUANTISED.has(of.dtype) ? of : cast(of, 'f32'), held, depth + 1))
 }

@@ -1,26 +1,22 @@
 /**
  * Matrices that are quantised in parts. Rows of the result come in strips: so many outputs at a time that their values
- * fit, and that of parts which lie the other way round (an input's outputs side by side) each byte is read a few times
- * at the most.
+ * fit. Of parts which lie the other way round (an input's outputs side by side) each strip takes its piece of every row:
+ * from memory where they are held, else from the file, in runs that get longer the wider a strip is.
  */
-import { bytesOf, dtypeInfo, elementCount } from '../../core/dtype.ts'
+import { bytesOf, elementCount } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { MatrixScheme } from '../../core/matrix-scheme.ts'
 import { slice, type Recipe } from '../../core/tensor.ts'
 import { matrixLayoutOf, type MatrixField } from './matrix-layout.ts'
-import { BadElement } from './elementwise.ts'
-import { elementRange, PANEL_BYTES, sequenceBytes, stackBytes, type Evaluator, type Run } from './node.ts'
+import { BadElement, castInto } from './elementwise.ts'
+import type { HeldParts, HeldPiece } from './held.ts'
+import { elementRange, sequenceBytes, stackBytes, type Evaluator, type Run } from './node.ts'
 
-/** Values of a strip: 24 MiB of f32. Wider strips read in longer runs. */
-const STRIP_ELEMENTS = 6 << 20
+/** Values of a strip: 4 MiB of f32; where its runs are read from a file 24 MiB, for longer ones. */
+const STRIP_ELEMENTS = 1 << 20
+const READ_STRIP_ELEMENTS = 6 << 20
 /** Strips end on multiples of this many rows, where they are so wide: of every scheme's step. */
 const STRIP_ROWS = 32
-/**
- * A strip reads all of a part that lies across, gaps included, while that is no more than its values take: 8 times for
- * 4 bits (the last strip of a matrix as the others). Runs are short, and a short read costs as much as one of a MiB; beyond, each is read by itself.
- */
-const READ_PER_VALUE = 4
-
 /** Outputs `first` to `first + rows` of one part, compiled. */
 interface Loaded {
   readonly bytes: number
@@ -29,16 +25,18 @@ interface Loaded {
   fill(into: Uint8Array, run: Run): Promise<void>
 }
 
-/** `partOf` makes the evaluator of a part, in the type asked for. */
+/** `partOf` makes the evaluator of a part, in the type asked for; `held` has parts that lie across. */
 export function matrixEvaluator(
   recipe: Recipe & { op: 'dequantize' },
   scheme: MatrixScheme,
+  held: HeldParts | null,
   partOf: (part: Recipe, field: MatrixField) => Evaluator,
 ): Evaluator {
   const [allRows = 0, columns = 0] = recipe.shape
   const layout = matrixLayoutOf(scheme, allRows)
   const across = layout.fields.some(({ axis }) => axis === 1)
-  const fitting = Math.floor(STRIP_ELEMENTS / Math.max(1, columns))
+  const inMemory = held !== null || !across
+  const fitting = Math.floor((inMemory ? STRIP_ELEMENTS : READ_STRIP_ELEMENTS) / Math.max(1, columns))
   const grain = fitting >= STRIP_ROWS && STRIP_ROWS % layout.step === 0 ? STRIP_ROWS : layout.step
   const stripRows = Math.max(grain, Math.floor(fitting / grain) * grain)
 
@@ -50,10 +48,8 @@ export function matrixEvaluator(
     const start = (first / layout.step) * perStep
     const size = whole.shape[axis] ?? 0
     const count = Math.min(size - start, Math.ceil(rows / layout.step) * perStep)
-    const stored = elementCount(whole.shape) * dtypeInfo(whole.dtype).bytes
-    const isPanel =
-      axis === 1 && count < size && stored <= READ_PER_VALUE * Math.max(rows, Math.min(stripRows, allRows)) * columns
-    if (isPanel && whole.dtype === field.dtype) return panelled(partOf(whole, field), field, start, count)
+    const piece = axis === 1 ? (held?.cut(whole, start, count) ?? null) : null
+    if (piece !== null) return fromMemory(piece, whole, field)
     return loaded(partOf(slice(whole, axis, start, count), field), field)
   }
 
@@ -126,36 +122,18 @@ function loaded(of: Evaluator, { dtype }: MatrixField): Loaded {
   }
 }
 
-/** Columns `start` to `start + count`, cut from panels of whole rows. */
-function panelled(of: Evaluator, { dtype }: MatrixField, start: number, count: number): Loaded {
-  const [rows = 0, width = 0] = of.info.shape
-  const size = dtypeInfo(dtype).bytes
-  const panelRows = Math.max(1, Math.floor(PANEL_BYTES / (width * size)))
-  const panels = function* (): Generator<{ row: number; rows: number }> {
-    for (let row = 0; row < rows; row += panelRows) yield { row, rows: Math.min(panelRows, rows - row) }
-  }
-  let scratch = 0
-  let reads = 0
-  for (const panel of panels()) {
-    const [from, elements] = [panel.row * width, panel.rows * width]
-    scratch = Math.max(scratch, stackBytes(elements * size) + of.scratch(from, elements))
-    reads += of.reads(from, elements)
-  }
+/** A piece of a part that is held; cast where kernels read another type. */
+function fromMemory(piece: HeldPiece, { dtype: stored }: Recipe, { dtype }: MatrixField): Loaded {
+  const elements = piece.bytes / bytesOf(stored, 1)
   return {
-    bytes: rows * count * size,
-    scratch,
-    reads,
+    bytes: bytesOf(dtype, elements),
+    scratch: stored === dtype ? 0 : stackBytes(piece.bytes),
+    reads: 0,
     async fill(into, run) {
-      for (const panel of panels()) {
-        await run.stack.scope(async () => {
-          const buffer = run.stack.take(panel.rows * width * size)
-          await of.fill(panel.row * width, panel.rows * width, buffer, run)
-          for (let row = 0; row < panel.rows; row++) {
-            const at = (row * width + start) * size
-            into.set(buffer.subarray(at, at + count * size), (panel.row + row) * count * size)
-          }
-        })
-      }
+      if (stored === dtype) return piece.fill(into)
+      const own = run.stack.take(piece.bytes)
+      piece.fill(own)
+      await castInto(run, stored, dtype, own, into, 0, elements)
     },
   }
 }
