@@ -98,6 +98,8 @@ export interface ModelConfig {
   readonly slidingWindow: number | null
   /** Every n-th block sees all tokens, and the others the window; absent where all have the window, or none has. */
   readonly windowPeriod?: number
+  /** Every n-th block has no rotary positions; absent where all have them, or the window decides. */
+  readonly unrotatedPeriod?: number
   /** Whether the head is the embedding. */
   readonly tied: boolean
   /** The dtype the weights are said to have. */
@@ -121,6 +123,8 @@ export interface ModelConfig {
   readonly residualScale?: number
   /** What logits are divided by (muP models); 1 if absent. */
   readonly logitDivisor?: number
+  /** What logits are multiplied by (Cohere); 1 if absent. */
+  readonly logitScale?: number
   /** Segments that an encoder tells apart (BERT); absent where there are none. */
   readonly tokenTypes?: number
   /** Names of a classifier's classes, in order; absent where there is no such head. */

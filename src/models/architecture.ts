@@ -71,12 +71,16 @@ export type ModelFacts = Partial<
     | 'decoder'
     | 'relativePositions'
     | 'windowPeriod'
+    | 'unrotatedPeriod'
+    | 'logitScale'
   >
 >
 
 export interface ConfigDefaults {
   readonly tied: boolean
   readonly ropeTheta: number
+  /** The part of a head's channels that turns, where config.json does not say; all if absent. */
+  readonly rotaryFactor?: number
   readonly normEpsilon: number
   readonly contextLength: number
   readonly activation: string

@@ -33,6 +33,26 @@ const FAMILIES: readonly Family[] = [
   },
   { names: ['Olmo2ForCausalLM', 'Olmo2Model', 'olmo2'], load: async () => (await import('./olmo2.ts')).olmo2 },
   { names: ['Olmo3ForCausalLM', 'Olmo3Model', 'olmo3'], load: async () => (await import('./olmo2.ts')).olmo3 },
+  {
+    names: ['SmolLM3ForCausalLM', 'SmolLM3Model', 'smollm3'],
+    load: async () => (await import('./smollm3.ts')).smollm3,
+  },
+  {
+    names: ['Exaone4ForCausalLM', 'Exaone4Model', 'exaone4'],
+    load: async () => (await import('./exaone4.ts')).exaone4,
+  },
+  {
+    names: ['SeedOssForCausalLM', 'SeedOssModel', 'seed_oss'],
+    load: async () => (await import('./seed-oss.ts')).seedOss,
+  },
+  {
+    names: ['Ernie4_5ForCausalLM', 'Ernie4_5_ForCausalLM', 'Ernie4_5Model', 'ernie4_5'],
+    load: async () => (await import('./ernie4-5.ts')).ernie4_5,
+  },
+  { names: ['GlmForCausalLM', 'GlmModel', 'glm'], load: async () => (await import('./glm.ts')).glm },
+  { names: ['Glm4ForCausalLM', 'Glm4Model', 'glm4'], load: async () => (await import('./glm.ts')).glm4 },
+  { names: ['CohereForCausalLM', 'CohereModel', 'cohere'], load: async () => (await import('./cohere.ts')).cohere },
+  { names: ['Cohere2ForCausalLM', 'Cohere2Model', 'cohere2'], load: async () => (await import('./cohere.ts')).cohere2 },
   { names: ['Phi3ForCausalLM', 'Phi3Model', 'phi3'], load: async () => (await import('./phi3.ts')).phi3 },
   { names: ['GPT2LMHeadModel', 'GPT2Model', 'gpt2'], load: async () => (await import('./gpt2.ts')).gpt2 },
   {

@@ -1,5 +1,5 @@
 import { Decoder, type DecoderConfig } from './forward.ts'
-import { linear, plain, rotate, yarn, type Rotary, type Scaling } from './rotary.ts'
+import { linear, llama3, plain, rotate, yarn, type Rotary, type Scaling } from './rotary.ts'
 
 /**
  * More decoders in float64, each as its class in transformers 5 computes it: what follows what in a block, where norms
@@ -102,6 +102,81 @@ const FAMILIES: Readonly<Record<string, Family>> = {
       return yarn(c.rope_theta, c.head_dim, scaling)
     },
   },
+  smollm3: {
+    norm: 'weight',
+    norms: LLAMA_NORMS,
+    activation: silu,
+    window: everything,
+    rotary: (c, i) => {
+      const turns = (c['no_rope_layers'] as readonly number[] | undefined)?.[i] ?? Number((i + 1) % 4 !== 0)
+      return turns === 0 ? null : plain(c.rope_theta, c.head_dim)
+    },
+  },
+  exaone4: {
+    norm: 'weight',
+    norms: POST_NORMS,
+    activation: silu,
+    queryNorm: { of: 'head', names: QUERY_NORMS },
+    window: (c, i) => (c['sliding_window'] === null ? everything() : windowOf(4)(c, i)),
+    rotary: (c, i) => {
+      if (c['sliding_window'] !== null && !isSliding(c, i, 4)) return null
+      const scaling = scalingOf(c, 'all')
+      return scaling.rope_type === 'llama3'
+        ? llama3(c.rope_theta, c.head_dim, scaling)
+        : plain(c.rope_theta, c.head_dim)
+    },
+  },
+  seed_oss: {
+    norm: 'weight',
+    norms: LLAMA_NORMS,
+    activation: silu,
+    biased: (c) => c['attention_bias'] !== false,
+    window: everything,
+    rotary: (c) => plain(c.rope_theta, c.head_dim),
+  },
+  ernie4_5: {
+    norm: 'weight',
+    norms: LLAMA_NORMS,
+    activation: silu,
+    window: everything,
+    rotary: (c) => plain(c.rope_theta, c.head_dim, true),
+  },
+  glm: {
+    norm: 'weight',
+    norms: LLAMA_NORMS,
+    activation: silu,
+    fusedMlp: true,
+    biased: (c) => c['attention_bias'] !== false,
+    window: everything,
+    rotary: (c) => plain(c.rope_theta, c.head_dim / 2, true),
+  },
+  glm4: {
+    norm: 'weight',
+    norms: ['input_layernorm', 'post_self_attn_layernorm', 'post_attention_layernorm', 'post_mlp_layernorm'],
+    activation: silu,
+    fusedMlp: true,
+    biased: (c) => c['attention_bias'] !== false,
+    window: everything,
+    rotary: (c) => plain(c.rope_theta, c.head_dim * ((c['partial_rotary_factor'] as number | undefined) ?? 0.5), true),
+  },
+  cohere: {
+    norm: 'layer',
+    norms: ['input_layernorm', null, null, null],
+    parallel: true,
+    activation: silu,
+    window: everything,
+    rotary: (c) => plain(c.rope_theta, c.head_dim, true),
+    logitScale: (c) => c['logit_scale'] as number,
+  },
+  cohere2: {
+    norm: 'layer',
+    norms: ['input_layernorm', null, null, null],
+    parallel: true,
+    activation: silu,
+    window: windowOf(4),
+    rotary: (c, i) => (isSliding(c, i, 4) ? plain(c.rope_theta, c.head_dim, true) : null),
+    logitScale: (c) => c['logit_scale'] as number,
+  },
 }
 
 const SIZES = {
@@ -188,6 +263,82 @@ export const MADE_UP: Readonly<Record<string, DecoderConfig>> = {
     model_type: 'olmo3',
     sliding_window: 4,
     layer_types: ['sliding_attention', 'full_attention', 'sliding_attention'],
+  },
+  smollm3: {
+    ...SIZES,
+    architectures: ['SmolLM3ForCausalLM'],
+    model_type: 'smollm3',
+    num_hidden_layers: 5,
+    tie_word_embeddings: true,
+    no_rope_layers: [1, 1, 1, 0, 1],
+  },
+  exaone4: { ...SIZES, architectures: ['Exaone4ForCausalLM'], model_type: 'exaone4', sliding_window: null },
+  'exaone4 of 64 blocks, most of them with windows': {
+    ...SIZES,
+    architectures: ['Exaone4ForCausalLM'],
+    model_type: 'exaone4',
+    hidden_size: 32,
+    intermediate_size: 32,
+    num_hidden_layers: 64,
+    num_attention_heads: 2,
+    num_key_value_heads: 1,
+    sliding_window: 4,
+    sliding_window_pattern: 4,
+    rope_scaling: {
+      rope_type: 'llama3',
+      factor: 16,
+      low_freq_factor: 1,
+      high_freq_factor: 4,
+      original_max_position_embeddings: 64,
+    },
+  },
+  seed_oss: { ...SIZES, architectures: ['SeedOssForCausalLM'], model_type: 'seed_oss', head_dim: 32 },
+  'seed_oss without biases': {
+    ...SIZES,
+    architectures: ['SeedOssForCausalLM'],
+    model_type: 'seed_oss',
+    attention_bias: false,
+  },
+  ernie4_5: {
+    ...SIZES,
+    architectures: ['Ernie4_5ForCausalLM'],
+    model_type: 'ernie4_5',
+    head_dim: 32,
+    tie_word_embeddings: true,
+  },
+  glm: { ...SIZES, architectures: ['GlmForCausalLM'], model_type: 'glm' },
+  glm4: {
+    ...SIZES,
+    architectures: ['Glm4ForCausalLM'],
+    model_type: 'glm4',
+    head_dim: 32,
+    attention_bias: false,
+  },
+  'glm4 with biases, of whose heads a quarter turns': {
+    ...SIZES,
+    architectures: ['Glm4ForCausalLM'],
+    model_type: 'glm4',
+    attention_bias: true,
+    partial_rotary_factor: 0.25,
+  },
+  cohere: {
+    ...SIZES,
+    architectures: ['CohereForCausalLM'],
+    model_type: 'cohere',
+    layer_norm_eps: 1e-5,
+    logit_scale: 0.0625,
+    tie_word_embeddings: true,
+  },
+  cohere2: {
+    ...SIZES,
+    architectures: ['Cohere2ForCausalLM'],
+    model_type: 'cohere2',
+    num_hidden_layers: 5,
+    layer_norm_eps: 1e-5,
+    logit_scale: 0.25,
+    sliding_window: 4,
+    sliding_window_pattern: 4,
+    tie_word_embeddings: true,
   },
 }
 

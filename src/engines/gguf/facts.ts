@@ -18,6 +18,12 @@ export interface GgufFacts {
 /** T5's bucket distance, which llama.cpp has built in. */
 const T5_DISTANCE = 128
 
+/** Architectures whose graphs multiply by `logit_scale`; those of muP models divide. */
+const MULTIPLIED: ReadonlySet<string> = new Set(['command-r', 'cohere2'])
+
+/** Architectures with biases of query, key and value, unless the configuration says that there are none. */
+const BIASED_AS_SAID: ReadonlySet<string> = new Set(['seed_oss', 'chatglm', 'glm4'])
+
 /** The inverse of the keys that each architecture adds, as far as tensors and configurations depend on them. */
 export function readFacts({ metadata, tensors }: Pick<GgufHeader, 'metadata' | 'tensors'>, prefix: string): GgufFacts {
   const at = (key: string): number | null => ggufNumber(metadata, `${prefix}.${key}`)
@@ -50,14 +56,17 @@ export function readFacts({ metadata, tensors }: Pick<GgufHeader, 'metadata' | '
       ...scaled('attentionScale', at('attention.scale')),
       ...scaled('embeddingScale', at('embedding_scale')),
       ...scaled('residualScale', at('residual_scale')),
-      ...scaled('logitDivisor', at('logit_scale')),
+      ...scaled(MULTIPLIED.has(prefix) ? 'logitScale' : 'logitDivisor', at('logit_scale')),
       ...(types === undefined ? {} : { tokenTypes: types }),
       ...(labels?.type === 'array' && labels.of === 'string' ? { labels: labels.value } : {}),
       ...(decoder === null ? {} : { decoder: { layers: decoder, startId: at('decoder_start_token_id') ?? 0 } }),
       ...(buckets === null ? {} : { relativePositions: { buckets, maxDistance: T5_DISTANCE } }),
       ...(pooling === undefined ? {} : { pooling }),
     },
-    raw: new Map<string, Json>(has('enc.blk.0.ffn_gate.weight') ? [['feed_forward_proj', 'gated-gelu']] : []),
+    raw: new Map<string, Json>([
+      ...(has('enc.blk.0.ffn_gate.weight') ? [['feed_forward_proj', 'gated-gelu'] as const] : []),
+      ...(BIASED_AS_SAID.has(prefix) ? [['attention_bias', has('blk.0.attn_q.bias')] as const] : []),
+    ]),
     className: has('cls.output.weight') ? 'BertForSequenceClassification' : null,
     rotaryDim: dim === headDim ? null : dim,
   }

@@ -2,6 +2,7 @@ import type { ModelConfig } from '../../core/checkpoint.ts'
 import type { Json } from '../../core/json.ts'
 import { layerTypesOf } from '../../models/windows.ts'
 import { queryScalar } from './arch/gemma.ts'
+import { UNROTATED_PERIOD } from './arch/smollm3.ts'
 import { shortestF32, shortestWhere } from './shortest.ts'
 
 /**
@@ -54,6 +55,15 @@ function entries(id: string, config: ModelConfig): readonly Entry[] {
       ]
     case 'olmo3':
       return [layerTypesEntry(config)]
+    case 'exaone4':
+      return [['sliding_window', config.slidingWindow], layerTypesEntry(config)]
+    case 'smollm3':
+      // what llama.cpp's graph does
+      return [['no_rope_layer_interval', UNROTATED_PERIOD]]
+    case 'cohere':
+      return [['logit_scale', config.logitScale ?? null]]
+    case 'cohere2':
+      return [['logit_scale', config.logitScale], layerTypesEntry(config)]
     case 'bert':
       return [['type_vocab_size', config.tokenTypes], ...labelEntries(config.labels)]
     case 't5':

@@ -35,6 +35,7 @@ export function mlxConfig(
   }
   for (const key of model.sizes) add(architecture.keys?.[key] ?? CONFIG_KEYS[key], config[key])
   for (const [key, value] of model.keys) add(key, value)
+  for (const [key, value] of model.replacing) changes.set(key, value)
   // absent, it is false for some of HuggingFace's classes and true for their counterparts
   changes.set('tie_word_embeddings', model.tied)
   changes.set('vision_config', undefined)

@@ -19,6 +19,8 @@ export interface MlxFamily {
   readonly sizes?: readonly ConfigKey[]
   /** Other keys of that kind. */
   readonly keys?: (config: ModelConfig) => readonly (readonly [string, Json])[]
+  /** Keys that the class reads otherwise than HuggingFace's, which they replace. */
+  readonly replacing?: (config: ModelConfig) => readonly (readonly [string, Json])[]
   /** What the class does otherwise than the model, or null. */
   readonly unsupported?: (config: ModelConfig) => string | null
   /** Bits that the class wants for a module whatever the rest has, in groups of 64. */

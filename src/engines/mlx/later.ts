@@ -1,7 +1,7 @@
 /** The families of mlx-lm from Gemma 3 on. */
 import type { ModelConfig } from '../../core/checkpoint.ts'
 import { layerTypesOf } from '../../models/windows.ts'
-import { ATTENTION, decoder, HEAD_NORMS, MLP, plainRotary, SIZES, type MlxFamily } from './family.ts'
+import { ATTENTION, decoder, HEAD_NORMS, MLP, NORMS, plainRotary, SIZES, type MlxFamily } from './family.ts'
 
 const SANDWICH = [
   'input_layernorm',
@@ -54,6 +54,107 @@ export const LATER: readonly (readonly [string, MlxFamily])[] = [
         if (config.rope.windowTheta !== config.rope.theta) return 'another rotary base in blocks with a window'
         return bothKindsOfBlocks(config)
       },
+    },
+  ],
+  [
+    'smollm3',
+    {
+      ...decoder,
+      sizes: [...SIZES, 'contextLength'],
+      keys: (config) =>
+        config.unrotatedPeriod === undefined
+          ? [['no_rope_layers', Array.from({ length: config.layers }, () => 1)]]
+          : [['no_rope_layer_interval', config.unrotatedPeriod]],
+    },
+  ],
+  [
+    'exaone4',
+    {
+      ...decoder,
+      order: POST_NORMED,
+      sizes: [...SIZES, 'headDim', 'contextLength'],
+      keys: (config) => [
+        ['rope_scaling', null],
+        ['sliding_window', config.slidingWindow],
+      ],
+      replacing: ({ windowPeriod }) => [
+        ['sliding_window_pattern', windowPeriod === undefined ? null : `${'L'.repeat(windowPeriod - 1)}G`],
+      ],
+      unsupported: bothKindsOfBlocks,
+    },
+  ],
+  [
+    'seed_oss',
+    {
+      ...decoder,
+      sizes: [...SIZES, 'headDim', 'contextLength'],
+      keys: () => [['attention_bias', true]],
+    },
+  ],
+  [
+    'ernie4_5',
+    {
+      ...decoder,
+      sizes: [...SIZES, 'headDim', 'contextLength'],
+      keys: () => [['use_bias', false]],
+      unsupported: plainRotary,
+    },
+  ],
+  [
+    'glm',
+    {
+      order: [...ATTENTION, 'mlp.gate_up_proj', 'mlp.down_proj', ...NORMS],
+      head: 'untied',
+      sizes: [...SIZES, 'headDim', 'contextLength'],
+      keys: () => [['attention_bias', true]],
+      unsupported: (config) => (config.rope.dim === undefined ? plainRotary(config) : 'heads of which a part turns'),
+    },
+  ],
+  [
+    'glm4',
+    {
+      order: [
+        'mlp.gate_up_proj',
+        'mlp.down_proj',
+        ...ATTENTION,
+        ...NORMS,
+        'post_self_attn_layernorm',
+        'post_mlp_layernorm',
+      ],
+      head: 'always',
+      sizes: [...SIZES, 'headDim', 'contextLength'],
+      keys: ({ headDim, rope }) => [
+        ['attention_bias', true],
+        ['partial_rotary_factor', (rope.dim ?? headDim) / headDim],
+      ],
+      unsupported: plainRotary,
+    },
+  ],
+  [
+    'cohere',
+    {
+      order: [...ATTENTION, 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj', 'input_layernorm'],
+      head: 'never',
+      sizes: SIZES,
+      keys: ({ logitScale }) => [['logit_scale', logitScale ?? 1]],
+      unsupported: plainRotary,
+    },
+  ],
+  [
+    'cohere2',
+    {
+      order: [...ATTENTION, 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj', 'input_layernorm'],
+      head: 'never',
+      sizes: [...SIZES, 'headDim'],
+      keys: ({ logitScale, slidingWindow, windowPeriod }) => [
+        ['logit_scale', logitScale ?? 1],
+        ['sliding_window', slidingWindow],
+        ['sliding_window_pattern', windowPeriod ?? 1],
+      ],
+      unsupported: (config) =>
+        config.slidingWindow === null
+          ? 'model without a sliding window'
+          : (bothKindsOfBlocks(config) ?? plainRotary(config)),
     },
   ],
 ]

@@ -172,6 +172,8 @@ export interface MlxModel {
   readonly tied: boolean
   /** Keys of config.json that mlx-lm asks for and HuggingFace's may lack. */
   readonly keys: readonly (readonly [string, Json])[]
+  /** Keys that stand for something else there. */
+  readonly replacing: readonly (readonly [string, Json])[]
   readonly sizes: readonly ConfigKey[]
   readonly sensitive: { readonly suffix: string; readonly bits: number } | null
 }
@@ -197,6 +199,7 @@ export function mlxModel(architecture: Architecture, config: ModelConfig): MlxMo
     tensors,
     tied: config.tied && family.head !== 'always',
     keys: family.keys?.(config) ?? [],
+    replacing: family.replacing?.(config) ?? [],
     sizes: family.sizes ?? [],
     sensitive: family.sensitive ?? null,
   }

@@ -150,13 +150,14 @@ function withFacts(base: ModelConfig, architecture: Architecture, reader: Config
     ['number of token types', tokenTypes, MAX_WIDTH],
     ['number of labels', labels?.length, MAX_WIDTH],
     ['number of blocks from one without a window to the next', facts.windowPeriod, MAX_LAYERS],
+    ['number of blocks from one without positions to the next', facts.unrotatedPeriod, MAX_CONTEXT],
   ]
   for (const [what, value, max] of counts) {
     if (value === undefined || (Number.isSafeInteger(value) && value >= 1 && value <= max)) continue
     throw reader.malformed(`the ${what} must be a whole number from 1 to ${max}, not ${value}`)
   }
   const numbers = [facts.attentionSoftcap, facts.logitSoftcap, facts.attentionScale, facts.embeddingScale]
-  for (const value of [...numbers, facts.residualScale, facts.logitDivisor]) {
+  for (const value of [...numbers, facts.residualScale, facts.logitDivisor, facts.logitScale]) {
     if (value !== undefined && !(Number.isFinite(value) && value > 0))
       throw reader.malformed(`caps and scales must be numbers above 0, not ${value}`)
   }
@@ -270,7 +271,8 @@ function readRope(
   const given = byKind ? keysOf(all, 'full_attention') : all
   const thetas = given.has('rope_theta') ? given : raw
   const theta = reader.positive('rope_theta', thetas, architecture.defaults.ropeTheta)
-  const partial = given.get('partial_rotary_factor') ?? raw.get('partial_rotary_factor') ?? 1
+  const usual = architecture.defaults.rotaryFactor ?? 1
+  const partial = given.get('partial_rotary_factor') ?? raw.get('partial_rotary_factor') ?? usual
   const dim = typeof partial === 'number' ? Math.trunc(headDim * partial) : Number.NaN
   if (partial !== 1 && architecture.partialRotary !== true)
     throw unsupported(file, `rotary positions on part of a head (partial_rotary_factor ${display(partial)})`)

@@ -26,6 +26,7 @@ const FLOATS: ReadonlySet<string> = new Set([
   'attention_factor',
   'attn_logit_softcapping',
   'final_logit_softcapping',
+  'rope_local_base_freq',
 ])
 
 const TORCH_NAMES: ReadonlyMap<DType, string> = new Map([
@@ -76,7 +77,8 @@ function rebuilt(config: ModelConfig, architecture: Architecture, dtype: DType):
   for (const key of Object.keys(CONFIG_KEYS) as ConfigKey[]) json.set(spelled(key), config[key])
   json.set('rope_theta', config.rope.theta)
   json.set('rope_scaling', ropeScaling(config.rope.scaling))
-  if (config.rope.dim !== undefined) json.set('partial_rotary_factor', config.rope.dim / config.headDim)
+  if (config.rope.dim !== undefined || architecture.defaults.rotaryFactor !== undefined)
+    json.set('partial_rotary_factor', (config.rope.dim ?? config.headDim) / config.headDim)
   // Phi 3's class refuses it within rope_scaling
   if (config.rope.scaling.kind === 'longrope')
     json.set('original_max_position_embeddings', config.rope.scaling.originalContext)

@@ -1,11 +1,14 @@
 import { AppError } from '../../../core/errors.ts'
 import { bert, distilbert } from './bert.ts'
+import { cohere, cohere2 } from './cohere.ts'
 import type { GgufArchitecture } from './contract.ts'
 import { gemma, gemma2, gemma3 } from './gemma.ts'
+import { glm, glm4 } from './glm.ts'
 import { gpt2 } from './gpt2.ts'
-import { granite, llama, minicpm, mixtral, qwen2, qwen2moe, qwen3, qwen3moe } from './llama.ts'
+import { ernie4_5, granite, llama, minicpm, mixtral, qwen2, qwen2moe, qwen3, qwen3moe, seedOss } from './llama.ts'
 import { phi3 } from './phi3.ts'
-import { olmo2, olmo3 } from './post-norms.ts'
+import { exaone4, olmo2, olmo3 } from './post-norms.ts'
+import { smollm3 } from './smollm3.ts'
 import { t5 } from './t5.ts'
 
 /** By id of our architecture. */
@@ -22,6 +25,14 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
   ['gemma3', gemma3],
   ['olmo2', olmo2],
   ['olmo3', olmo3],
+  ['smollm3', smollm3],
+  ['exaone4', exaone4],
+  ['seed_oss', seedOss],
+  ['ernie4_5', ernie4_5],
+  ['glm', glm],
+  ['glm4', glm4],
+  ['cohere', cohere],
+  ['cohere2', cohere2],
   ['phi3', phi3],
   ['gpt2', gpt2],
   ['bert', bert],

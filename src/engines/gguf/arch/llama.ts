@@ -1,6 +1,7 @@
 import type { ModelConfig } from '../../../core/checkpoint.ts'
 import type { GgufValue } from '../../containers/gguf/types.ts'
 import { f32, RMS, u32, type GgufArchitecture } from './contract.ts'
+import { stretchRefused } from './shared.ts'
 
 /** What a router's loader asks for. */
 function expertKeys({ experts }: ModelConfig): readonly (readonly [string, GgufValue])[] {
@@ -77,3 +78,14 @@ export const granite: GgufArchitecture = {
     ['{arch}.attention.scale', f32(config.attentionScale ?? 1 / Math.sqrt(config.headDim))],
   ],
 }
+
+/** Seed-OSS: the norm before the MLP has another name. */
+export const seedOss: GgufArchitecture = {
+  ...qwen2,
+  name: 'seed_oss',
+  names: { 'blocks.{i}.mlp_norm': 'blk.{i}.post_attention_norm' },
+  refuses: stretchRefused,
+}
+
+/** ERNIE 4.5, dense, whose heads turn neighbouring channels on both sides. */
+export const ernie4_5: GgufArchitecture = { ...llama, name: 'ernie4_5', refuses: stretchRefused }

@@ -1,11 +1,6 @@
 import type { ModelConfig } from '../../../core/checkpoint.ts'
 import { RMS, type GgufArchitecture } from './contract.ts'
-import { stretchRefused, windowKeys } from './shared.ts'
-
-/** Its loader has square matrices in attention. */
-export function widthRefused({ hiddenSize, heads, headDim }: ModelConfig): string | null {
-  return heads * headDim === hiddenSize ? null : `heads that are ${heads * headDim} wide together, not ${hiddenSize}`
-}
+import { stretchRefused, widthRefused, windowKeys } from './shared.ts'
 
 function olmoRefused(config: ModelConfig): string | null {
   return config.tied ? 'a head that is the embedding' : (widthRefused(config) ?? stretchRefused(config))
@@ -33,5 +28,22 @@ export const olmo3: GgufArchitecture = {
     if (config.slidingWindow === null) return 'no sliding window'
     if (config.rope.windowTheta !== config.rope.theta) return 'another rotary base in blocks with a sliding window'
     return olmoRefused(config)
+  },
+}
+
+/** llama.cpp knows EXAONE 4 32B, which alone has windows, by this. */
+const LAYERS_32B = 64
+
+/** EXAONE 4. */
+export const exaone4: GgufArchitecture = {
+  ...olmo2,
+  name: 'exaone4',
+  windows: { period: 4, theta: null },
+  keys: windowKeys,
+  refuses: (config) => {
+    const windowed = config.slidingWindow !== null
+    if (windowed !== (config.layers === LAYERS_32B))
+      return windowed ? `a sliding window in ${config.layers} blocks` : `no sliding window in ${LAYERS_32B} blocks`
+    return widthRefused(config) ?? stretchRefused(config, ['linear', 'yarn', 'llama3'])
   },
 }

@@ -23,3 +23,8 @@ export function stretchRefused(
   const { kind } = rope.scaling
   return kind === 'none' || follows.includes(kind) ? null : `rotary scaling of the kind ${kind}`
 }
+
+/** Refuses heads that are not as wide together as the hidden state, for loaders with square matrices in attention. */
+export function widthRefused({ hiddenSize, heads, headDim }: ModelConfig): string | null {
+  return heads * headDim === hiddenSize ? null : `heads that are ${heads * headDim} wide together, not ${hiddenSize}`
+}
