@@ -61,6 +61,18 @@ export const CONFIGS: Readonly<Record<string, Readonly<Record<string, unknown>>>
     sliding_window: 32,
     layer_types: ['sliding_attention', 'full_attention'],
   }),
+  smollm3: of('SmolLM3ForCausalLM', 'smollm3'),
+  exaone4: of('Exaone4ForCausalLM', 'exaone4', { sliding_window: null }),
+  seed_oss: of('SeedOssForCausalLM', 'seed_oss', { head_dim: 16 }),
+  ernie4_5: of('Ernie4_5ForCausalLM', 'ernie4_5', { head_dim: 16 }),
+  glm: of('GlmForCausalLM', 'glm', { head_dim: 16, partial_rotary_factor: 1 }),
+  glm4: of('Glm4ForCausalLM', 'glm4', { head_dim: 16 }),
+  cohere: of('CohereForCausalLM', 'cohere', { tie_word_embeddings: true }),
+  cohere2: of('Cohere2ForCausalLM', 'cohere2', {
+    sliding_window: 32,
+    sliding_window_pattern: 2,
+    tie_word_embeddings: true,
+  }),
   phi3: of('Phi3ForCausalLM', 'phi3', { original_max_position_embeddings: 128, sliding_window: null, pad_token_id: 0 }),
   gpt2: {
     architectures: ['GPT2LMHeadModel'],

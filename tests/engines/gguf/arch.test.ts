@@ -44,6 +44,14 @@ const CONFIGS: readonly (readonly [id: string, raw: Record<string, unknown>])[] 
   ['gemma3', { ...SIZES, head_dim: 4, query_pre_attn_scalar: 4 }],
   ['olmo2', SIZES],
   ['olmo3', SIZES],
+  ['smollm3', SIZES],
+  ['exaone4', { ...SIZES, sliding_window: null }],
+  ['seed_oss', { ...SIZES, head_dim: 4 }],
+  ['ernie4_5', { ...SIZES, head_dim: 4 }],
+  ['glm', { ...SIZES, head_dim: 4 }],
+  ['glm4', { ...SIZES, head_dim: 4 }],
+  ['cohere', { ...SIZES, logit_scale: 0.25 }],
+  ['cohere2', { ...SIZES, logit_scale: 0.25 }],
   ['phi3', SIZES],
   ['gpt2', GPT2],
   ['bert', { ...SIZES, num_key_value_heads: 2, architectures: ['BertForSequenceClassification'] }],
@@ -136,7 +144,8 @@ describe.each(CONFIGS)('%s', (id, raw) => {
     const { facts } = readFacts({ metadata, tensors: tensors as never }, target.name)
     for (const key of ['experts', 'decoder', 'relativePositions', 'labels', 'tokenTypes'] as const)
       expect(facts[key], key).toEqual(config[key])
-    for (const key of ['attentionSoftcap', 'logitSoftcap', 'embeddingScale', 'residualScale', 'logitDivisor'] as const)
+    const scales = ['embeddingScale', 'residualScale', 'logitDivisor', 'logitScale'] as const
+    for (const key of ['attentionSoftcap', 'logitSoftcap', ...scales] as const)
       expect(facts[key] ?? null, key).toEqual(config[key] ?? null)
     const experts = config.experts?.count ?? null
     const has = (name: string): boolean => tensors.some((tensor) => tensor.name === name)
@@ -178,6 +187,18 @@ describe('what llama.cpp computes otherwise', () => {
       { rope_parameters: { full_attention: { rope_theta: 500 }, sliding_attention: { rope_theta: 50 } } },
       'rotary base',
     ],
+    ['smollm3', { no_rope_layers: [1, 0] }, 'three of 4'],
+    ['smollm3', { rope_scaling: LLAMA3 }, 'llama3'],
+    ['exaone4', { sliding_window: 8 }, 'sliding window in 2 blocks'],
+    ['exaone4', { num_hidden_layers: 64 }, 'no sliding window in 64 blocks'],
+    ['exaone4', { head_dim: 2 }, 'wide'],
+    ['seed_oss', { rope_scaling: LLAMA3 }, 'llama3'],
+    ['ernie4_5', { rope_scaling: LLAMA3 }, 'llama3'],
+    ['glm', { head_dim: 8 }, 'wide'],
+    ['glm4', { rope_scaling: LLAMA3 }, 'llama3'],
+    ['cohere', { num_hidden_layers: 64 }, 'norms of queries'],
+    ['cohere', { tie_word_embeddings: false }, 'head'],
+    ['cohere2', { sliding_window: null }, 'window'],
     ['t5', { relative_attention_max_distance: 64 }, '128'],
   ])('%s with %o is refused', async (id, changes, says) => {
     expect(await refusal(id, changes)).toContain(says)

@@ -20,6 +20,28 @@ const REQUIRED: Record<string, readonly string[]> = {
   qwen3: ['num_key_value_heads', 'max_position_embeddings', 'rope_theta', 'head_dim', 'tie_word_embeddings'],
   gemma2: ['head_dim', 'num_key_value_heads', 'rms_norm_eps'],
   gemma: ['head_dim', 'num_key_value_heads', 'rms_norm_eps'],
+  smollm3: ['rms_norm_eps'],
+  exaone4: [
+    'num_key_value_heads',
+    'max_position_embeddings',
+    'rope_theta',
+    'head_dim',
+    'tie_word_embeddings',
+    'rope_scaling',
+    'sliding_window',
+    'sliding_window_pattern',
+  ],
+  seed_oss: ['num_key_value_heads', 'head_dim'],
+  ernie4_5: [
+    'max_position_embeddings',
+    'num_key_value_heads',
+    'head_dim',
+    'rope_theta',
+    'use_bias',
+    'tie_word_embeddings',
+  ],
+  glm: ['head_dim', 'num_key_value_heads'],
+  glm4: ['attention_bias', 'head_dim', 'num_key_value_heads', 'partial_rotary_factor', 'rope_theta'],
   olmo2: ['rms_norm_eps'],
   olmo3: ['rms_norm_eps', 'max_position_embeddings', 'sliding_window', 'rope_theta'],
   gpt2: ['n_ctx', 'n_embd', 'n_head', 'n_layer', 'n_positions', 'layer_norm_epsilon', 'vocab_size'],
@@ -50,7 +72,22 @@ const REQUIRED: Record<string, readonly string[]> = {
   ],
 }
 
-const HEAD_NORMED: ReadonlySet<string> = new Set(['qwen3', 'qwen3_moe', 'gemma3_text'])
+const BIASED_AS_SAID: ReadonlySet<string> = new Set(['seed_oss', 'glm', 'glm4'])
+
+/** Classes that take the embedding for the head. */
+const ALWAYS_TIED: ReadonlySet<string> = new Set(['gemma', 'gemma2', 'cohere', 'cohere2'])
+
+const TIED_UNLESS_SAID: ReadonlySet<string> = new Set([
+  'llama',
+  'qwen2',
+  'granite',
+  'olmo2',
+  'smollm3',
+  'seed_oss',
+  'glm',
+])
+
+const HEAD_NORMED: ReadonlySet<string> = new Set(['qwen3', 'qwen3_moe', 'gemma3_text', 'exaone4'])
 
 const PRE_NORMS = ['input_layernorm', 'post_attention_layernorm']
 const SANDWICH_NORMS = [...PRE_NORMS, 'pre_feedforward_layernorm', 'post_feedforward_layernorm']
@@ -60,6 +97,10 @@ const POST_NORMS = ['post_attention_layernorm', 'post_feedforward_layernorm']
 const BLOCK_NORMS: Readonly<Record<string, readonly string[]>> = {
   gemma2: SANDWICH_NORMS,
   gemma3_text: SANDWICH_NORMS,
+  exaone4: POST_NORMS,
+  glm4: [...PRE_NORMS, 'post_self_attn_layernorm', 'post_mlp_layernorm'],
+  cohere: ['input_layernorm'],
+  cohere2: ['input_layernorm'],
   olmo2: POST_NORMS,
   olmo3: POST_NORMS,
 }
@@ -78,7 +119,8 @@ export function mlxModules(config: Config): readonly Module[] {
   const modules: Module[] = [['model.embed_tokens', 'E', [vocabulary, hidden]]]
   for (let i = 0; i < layers; i++) {
     const at = `model.layers.${i}`
-    const qkv = type === 'qwen2' || type === 'qwen2_moe'
+    const qkv =
+      type === 'qwen2' || type === 'qwen2_moe' || (BIASED_AS_SAID.has(type) && config['attention_bias'] === true)
     if (type === 'phi3') {
       modules.push([`${at}.self_attn.qkv_proj`, 'L', [(heads + 2 * kv) * head, hidden]])
     } else {
@@ -113,7 +155,7 @@ export function mlxModules(config: Config): readonly Module[] {
         modules.push([`${at}.mlp.shared_expert.up_proj`, 'L', [shared, hidden]])
         modules.push([`${at}.mlp.shared_expert_gate`, 'L', [1, hidden]])
       }
-    } else if (type === 'phi3') {
+    } else if (type === 'phi3' || type === 'glm' || type === 'glm4') {
       modules.push([`${at}.mlp.gate_up_proj`, 'L', [2 * inner, hidden]], [`${at}.mlp.down_proj`, 'L', [hidden, inner]])
     } else {
       modules.push([`${at}.mlp.gate_proj`, 'L', [inner, hidden]])
@@ -123,11 +165,10 @@ export function mlxModules(config: Config): readonly Module[] {
     for (const norm of BLOCK_NORMS[type] ?? PRE_NORMS) modules.push([`${at}.${norm}`, 'N', [hidden]])
   }
   modules.push(['model.norm', 'N', [hidden]])
-  // llama, qwen2, granite, olmo2: True if config.json does not say; the others False
-  const tied = config['tie_word_embeddings'] ?? ['llama', 'qwen2', 'granite', 'olmo2'].includes(type)
+  const tied = config['tie_word_embeddings'] ?? TIED_UNLESS_SAID.has(type)
   if (type === 'minicpm' && tied === true)
     throw new Error('the loader adds a head that a tied MiniCPM has no place for')
-  if (type === 'qwen2_moe' || (type !== 'gemma' && type !== 'gemma2' && tied !== true))
+  if (type === 'qwen2_moe' || type === 'glm4' || (!ALWAYS_TIED.has(type) && tied !== true))
     modules.push(['lm_head', 'L', [vocabulary, hidden]])
   return modules
 }
