@@ -206,6 +206,8 @@ export type RopeScaling =
       readonly betaFast: number | null
       readonly betaSlow: number | null
       readonly attentionFactor: number | null
+      /** False where the bounds between stretched and unstretched channels are not rounded to whole ones. */
+      readonly truncate?: false
     }
   | {
       readonly kind: 'longrope'

@@ -212,8 +212,10 @@ export function permute(of: Recipe, axes: readonly number[]): Recipe {
   return { dtype: of.dtype, shape: axes.map((axis) => axisSize('permute', of, axis)), op: 'permute', of, axes }
 }
 
+/** A matrix's transpose, or that of each matrix in a stack. */
 export function transpose(of: Recipe): Recipe {
-  return permute(of, [1, 0])
+  const rank = of.shape.length
+  return permute(of, [...Array.from({ length: rank - 2 }, (_, axis) => axis), rank - 1, rank - 2])
 }
 
 export function reshape(of: Recipe, shape: readonly number[]): Recipe {

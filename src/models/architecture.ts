@@ -1,5 +1,6 @@
 import type { ModelConfig, Role } from '../core/checkpoint.ts'
 import type { JsonObject } from '../core/json.ts'
+import type { Parts } from './parts.ts'
 
 /**
  * One family of models as data. From it come the name maps of every format, the tensor set that validation expects,
@@ -107,8 +108,10 @@ export interface TensorRow {
   readonly when?: (config: ModelConfig, block: number | null) => boolean
   /** How many blocks `{i}` counts; `config.layers` if absent. The rows of a stack agree. */
   readonly blocks?: (config: ModelConfig) => number
-  /** Whether HuggingFace stores the transpose, [in, out]: GPT-2's Conv1D. */
+  /** Whether HuggingFace stores the transpose, [in, out], of a matrix or of each in a stack: GPT-2's Conv1D. */
   readonly transposed?: true
+  /** What it holds that other formats keep apart. */
+  readonly parts?: (config: ModelConfig) => Parts
   /** Whether a complete checkpoint may lack it. */
   readonly optional?: true
 }
@@ -118,12 +121,19 @@ export interface ExpectedTensor {
   readonly role: Role
   readonly hf: string
   readonly aliases: readonly string[]
-  /** Of the role; HuggingFace's is the transpose where `transposed` is set. */
+  /** Of the role; HuggingFace's is the transpose where `transposed` is set: see {@link storedShape}. */
   readonly shape: readonly number[]
   /** The block's index; null outside the blocks. */
   readonly block: number | null
   readonly transposed: boolean
   readonly optional: boolean
+  /** What it holds that other formats keep apart; absent for most. */
+  readonly parts?: Parts
+}
+
+/** A tensor's shape as HuggingFace has it. */
+export function storedShape({ shape, transposed }: Pick<ExpectedTensor, 'shape' | 'transposed'>): readonly number[] {
+  return transposed ? [...shape.slice(0, -2), ...shape.slice(-2).toReversed()] : shape
 }
 
 /** What of a role comes before the block's index: rows of one stack share it. */
@@ -156,6 +166,7 @@ export function expectedTensors(architecture: Architecture, config: ModelConfig)
       block,
       transposed: row.transposed ?? false,
       optional: row.optional ?? false,
+      ...(row.parts === undefined ? {} : { parts: row.parts(config) }),
     }
   }
   const fillBlock = (rows: readonly TensorRow[], block: number | null): ExpectedTensor[] =>

@@ -5,7 +5,7 @@ import { AppError } from '../core/errors.ts'
 import type { Finding } from '../core/plan.ts'
 import { concat, generate, slice, transpose, type Generation, type Recipe } from '../core/tensor.ts'
 import type { FakeTensor, FakeType, FakeWeights } from '../core/transform.ts'
-import { expectedTensors, type ExpectedTensor } from './architecture.ts'
+import { expectedTensors, storedShape, type ExpectedTensor } from './architecture.ts'
 import { architectureFor } from './index.ts'
 import { numberAt } from './llama.ts'
 
@@ -42,7 +42,7 @@ export async function fakeWeights(outline: Checkpoint, fake: FakeWeights): Promi
   for (const row of expectedTensors(architecture, config)) {
     const override = custom.of(row)
     if (row.optional && override === null) continue
-    if (override?.shape !== undefined && override.shape.join() !== hfShape(row).join()) reshaped.push(row.hf)
+    if (override?.shape !== undefined && override.shape.join() !== storedShape(row).join()) reshaped.push(row.hf)
     tensors.set(row.role, fakeTensor(row, override, fake, config, UNIT_OFFSET.test(architecture.id)))
   }
   custom.requireUsed()
@@ -79,11 +79,6 @@ function fakeType({ dtype }: FakeWeights, config: ModelConfig): FakeType {
   return dtype ?? FAKE_TYPES.find((type) => type === config.dtype) ?? 'f32'
 }
 
-/** As HuggingFace has it. */
-function hfShape({ shape, transposed }: ExpectedTensor): readonly number[] {
-  return transposed ? shape.toReversed() : shape
-}
-
 function fakeTensor(
   row: ExpectedTensor,
   override: FakeTensor | null,
@@ -91,11 +86,11 @@ function fakeTensor(
   config: ModelConfig,
   unitOffset: boolean,
 ): Recipe {
-  const shape = override?.shape ?? hfShape(row)
+  const shape = override?.shape ?? storedShape(row)
   const dtype: DType = fakeType(fake, config)
   const made = generate({ dtype, shape }, howOf(row, override, fake, config, unitOffset))
   const whole = row.role === EMBEDDING && override === null ? withZeroRow(made, config.padId) : made
-  return row.transposed && shape.length === 2 ? transpose(whole) : whole
+  return row.transposed && shape.length >= 2 ? transpose(whole) : whole
 }
 
 function howOf(

@@ -76,6 +76,10 @@ const FAMILIES: readonly Family[] = [
     names: ['GraniteForCausalLM', 'GraniteModel', 'granite'],
     load: async () => (await import('./granite.ts')).granite,
   },
+  {
+    names: ['GptOssForCausalLM', 'GptOssModel', 'gpt_oss'],
+    load: async () => (await import('./gpt-oss.ts')).gptOss,
+  },
 ]
 
 interface Family {

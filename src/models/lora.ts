@@ -8,7 +8,7 @@ import { dtypeInfo, elementCount, type DType } from '../core/dtype.ts'
 import { AppError } from '../core/errors.ts'
 import type { Finding } from '../core/plan.ts'
 import { affine, lowRank, reduce, reshape, transpose, type Recipe } from '../core/tensor.ts'
-import { expectedTensors, type Architecture, type ExpectedTensor } from './architecture.ts'
+import { expectedTensors, storedShape, type Architecture, type ExpectedTensor } from './architecture.ts'
 import { architectureFor } from './index.ts'
 import { isTargeted, patterned, scaleOf, type LoraConfig } from './lora-config.ts'
 import { readAdapterNames, type AdapterModule } from './lora-names.ts'
@@ -181,7 +181,7 @@ class Merge {
 
   /** Embedding and head may have come to other sizes: tokens were added. */
   #fitVocabulary(row: ExpectedTensor, name: string, { shape }: Recipe): void {
-    const wanted = row.transposed ? row.shape.toReversed() : row.shape
+    const wanted = storedShape(row)
     if (shape.join() === wanted.join()) return
     const isVocabulary = row.role === EMBEDDING || row.role === HEAD
     const rows = shape[0] ?? 0

@@ -3,7 +3,7 @@ import type { ModelConfig, Role } from '../core/checkpoint.ts'
 import { elementCount, type DType } from '../core/dtype.ts'
 import type { Json } from '../core/json.ts'
 import type { TensorInfo } from '../core/tensor.ts'
-import { expectedTensors, type Architecture, type TensorRow } from './architecture.ts'
+import { expectedTensors, storedShape, type Architecture, type TensorRow } from './architecture.ts'
 import { architectureFor, supportedClassNames } from './index.ts'
 
 /** A model made out from its tensors. */
@@ -92,7 +92,7 @@ class Lookup {
     const name = row === undefined ? null : this.name(namesIn(row, block))
     const shape = name === null ? undefined : this.tensors.get(name)?.shape
     if (shape === undefined) return null
-    return row?.transposed === true ? shape.toReversed() : shape
+    return storedShape({ shape, transposed: row?.transposed === true })
   }
 }
 
@@ -223,7 +223,7 @@ function namesOf(architecture: Architecture, config: ModelConfig, tensors: Tenso
     const name = look.name([hf, ...aliases])
     if (name === null && optional) continue
     const info = name === null ? undefined : tensors.get(name)
-    const expected = transposed ? shape.toReversed() : shape
+    const expected = storedShape({ shape, transposed })
     if (name === null || info?.shape.join() !== expected.join()) return null
     names.set(role, name)
     used.add(name)

@@ -163,6 +163,7 @@ describe.each([
   ['t5', 'T5ForConditionalGeneration'],
   ['minicpm', 'MiniCPMForCausalLM'],
   ['granite', 'GraniteForCausalLM'],
+  ['gpt_oss', 'GptOssForCausalLM'],
 ])('%s as %s', (id, className) => {
   it('is found by class, has each role and name once, and no empty axis', async () => {
     const architecture = await architectureFor(className, 'x')

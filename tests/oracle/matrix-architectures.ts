@@ -2,6 +2,7 @@ import { cpSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import { expect } from 'vitest'
 import { relativeError } from './convert-folder.ts'
+import { FAMILIES } from './made-up.ts'
 import { Decoder, UNTRAINED } from './forward.ts'
 import { FamilyDecoder, MADE_UP } from './forward-families.ts'
 import { judge, type Judge } from './llama.ts'
@@ -74,6 +75,27 @@ function untrained(type: string, tolerance = MAX_ERROR): ArchitectureModel {
   }
 }
 
+/** One whose logits are computed in made-up.ts. */
+function family(name: string): ArchitectureModel {
+  const { model, tolerance = MAX_ERROR } = FAMILIES.find((one) => one.name === name)!
+  const ids = (): readonly number[] => readReference('qwen3')[0]!.ids
+  let logits: readonly number[] = []
+  return {
+    async source(kit) {
+      const to = kit.folder(name)
+      logits = model.logits(ids())
+      await model.save(to)
+      for (const file of ['tokenizer.json', 'tokenizer_config.json'])
+        cpSync(path.join(MODELS, 'qwen3', file), path.join(to, file))
+      return { path: to, truth: truthOf(to) }
+    },
+    expectRun: (file) =>
+      withJudge(file, async (llama) => {
+        expect(relativeError(await llama.logits(ids()), logits)).toBeLessThan(tolerance)
+      }),
+  }
+}
+
 /** An encoder: `run` gives what the reference has under `out`. */
 function encoder(
   name: string,
@@ -124,6 +146,7 @@ export const ARCHITECTURES: Readonly<Record<string, ArchitectureModel>> = {
   gpt2: trained('gpt2', GELU_ERROR),
   minicpm: trained('minicpm'),
   granite: untrained('granite'),
+  gpt_oss: family('gpt_oss'),
   opt: { ...shared('opt'), expectRun: null },
   bert: encoder('bert', 'out.logits', true, (llama, tensor) => llama.classify(tensor('in.input_ids'))),
   t5: encoder('t5', 'out.logits', false, (llama, tensor) =>

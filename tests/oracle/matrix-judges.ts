@@ -8,6 +8,7 @@ import { relativeError } from './convert-folder.ts'
 import { judge } from './llama.ts'
 import { configIn, llamaLogits, truthOf, type Truth, type Values } from './matrix-models.ts'
 import type { MegatronReader } from './megatron-torch.ts'
+import { rejoined } from './mlx-parts.ts'
 
 /** Float32 of llama.cpp against float64. */
 const MAX_ERROR = 1e-4
@@ -57,7 +58,7 @@ export const OUTPUTS: Readonly<Record<string, JudgedOutput>> = {
       const names = strictNames(configIn(folder), stored)
       expect([...stored.keys()].sort()).toEqual([...names.keys()].sort())
       for (const [name, shape] of names) expect(stored.get(name)!.shape, name).toEqual(shape)
-      expectSame(unstacked(stored, truth), truth.tensors)
+      expectSame(rejoined(unstacked(stored, truth), truth.config), truth.tensors)
     },
   },
   megatron: {

@@ -10,6 +10,7 @@ import { lowRankEvaluator } from './low-rank.ts'
 import { matrixEvaluator } from './matrices.ts'
 import type { Evaluator } from './node.ts'
 import { permuteEvaluator } from './permute.ts'
+import { isRepack, repackEvaluator } from './repack.ts'
 import { concatEvaluator, gatherEvaluator, padEvaluator, sliceEvaluator } from './runs.ts'
 import { dequantizeEvaluator, partEvaluator, producerEvaluator, type ProducerEvaluator } from './schemes.ts'
 
@@ -31,6 +32,7 @@ export function compile(recipe: Recipe, held: HeldParts | null = null, depth = 0
     case 'product':
       return productEvaluator(recipe)
     case 'cast':
+      if (isRepack(recipe)) return repackEvaluator(recipe, inner)
       return recipe.importance === undefined
         ? castEvaluator(recipe, inner(recipe.of))
         : weightedCastEvaluator(recipe, inner(recipe.of), inF32(recipe.importance))

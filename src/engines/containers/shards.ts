@@ -4,7 +4,7 @@ import { dtypeInfo, elementCount, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Finding, PlannedFile, Segment } from '../../core/plan.ts'
-import { cast, inputsOf, permute, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
+import { cast, inputsOf, readsOf, tensorBytes, transpose, type Recipe } from '../../core/tensor.ts'
 import { listed } from './safetensors-files.ts'
 import { compareUtf8, safetensorsHeader } from './safetensors.ts'
 
@@ -205,7 +205,8 @@ export function isCastable(dtype: DType): boolean {
 
 /** Undoes the transposition that a reader made, without moving anything where it did. */
 export function transposedBack(recipe: Recipe): Recipe {
-  return recipe.op === 'permute' && recipe.axes.join() === '1,0' ? recipe.of : permute(recipe, [1, 0])
+  const back = transpose(recipe)
+  return recipe.op === 'permute' && back.op === 'permute' && recipe.axes.join() === back.axes.join() ? recipe.of : back
 }
 
 /** Bytes that the tensors of a file are read from. */

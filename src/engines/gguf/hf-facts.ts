@@ -26,6 +26,7 @@ function entries(id: string, config: ModelConfig): readonly Entry[] {
   const { experts } = config
   switch (id) {
     case 'mixtral':
+    case 'gpt_oss':
       return [
         ['num_local_experts', experts?.count],
         ['num_experts_per_tok', experts?.used],

@@ -6,6 +6,7 @@ import type { Finding, Plan } from '../../core/plan.ts'
 import { readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
 import type { Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
+import { divide } from '../../models/parts.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
 import type { Evidence, Measurement } from '../engine.ts'
 import type { GgufArchitecture } from './arch/contract.ts'
@@ -126,13 +127,14 @@ function ownMix({ config }: Checkpoint): Mix {
 
 /** The tensors as they lie in the file, in the types that they have. */
 function packTensors(checkpoint: Checkpoint, architecture: Architecture, target: GgufArchitecture): readonly Placed[] {
-  const tensors: Placed[] = []
+  const placed: Placed[] = []
+  const tensors = divide(architecture, checkpoint.config, checkpoint.tensors)
   for (const row of ggufTensors(target, architecture, checkpoint.config)) {
-    if (row.optional && row.roles.some((role) => !checkpoint.tensors.has(role))) continue
-    const parts = row.roles.map((role) => tensorOf(checkpoint, role))
-    tensors.push({ name: row.name, recipe: packRow(row, parts) })
+    if (row.optional && row.roles.some((role) => !tensors.has(role))) continue
+    const parts = row.roles.map((role) => tensorOf({ ...checkpoint, tensors }, role))
+    placed.push({ name: row.name, recipe: packRow(row, parts) })
   }
-  return tensors
+  return placed
 }
 
 /** What is never quantised is F32; an output matrix that is left alone keeps the float type that it has. */

@@ -160,6 +160,14 @@ export function configFindings(config: ModelConfig, architecture: GgufArchitectu
       hint: 'Long contexts may come out slightly differently.',
     })
   }
+  if (scaling.kind === 'yarn' && scaling.truncate === false) {
+    findings.push({
+      severity: 'info',
+      code: 'yarn-truncate-ignored',
+      message: 'The model does not round the bounds of its YaRN (truncate false); llama.cpp always does',
+      hint: 'Logits differ a little from those of transformers, as with every GGUF file of such a model.',
+    })
+  }
   return findings
 }
 

@@ -16,6 +16,7 @@ const NAMES: Readonly<Record<string, string>> = {
   'blocks.{i}.attn.o': 'blk.{i}.attn_output',
   'blocks.{i}.attn.q_norm': 'blk.{i}.attn_q_norm',
   'blocks.{i}.attn.k_norm': 'blk.{i}.attn_k_norm',
+  'blocks.{i}.attn.sinks': 'blk.{i}.attn_sinks',
   'blocks.{i}.mlp_norm': 'blk.{i}.ffn_norm',
   'blocks.{i}.mlp.gate': 'blk.{i}.ffn_gate',
   'blocks.{i}.mlp.up': 'blk.{i}.ffn_up',
@@ -25,6 +26,10 @@ const NAMES: Readonly<Record<string, string>> = {
   'blocks.{i}.mlp.experts.{e}.gate': 'blk.{i}.ffn_gate_exps',
   'blocks.{i}.mlp.experts.{e}.up': 'blk.{i}.ffn_up_exps',
   'blocks.{i}.mlp.experts.{e}.down': 'blk.{i}.ffn_down_exps',
+  // of a model that has them in one, too
+  'blocks.{i}.mlp.experts.gate': 'blk.{i}.ffn_gate_exps',
+  'blocks.{i}.mlp.experts.up': 'blk.{i}.ffn_up_exps',
+  'blocks.{i}.mlp.experts.down': 'blk.{i}.ffn_down_exps',
   'blocks.{i}.mlp.shared_gate': 'blk.{i}.ffn_gate_inp_shexp',
   'blocks.{i}.mlp.shared.gate': 'blk.{i}.ffn_gate_shexp',
   'blocks.{i}.mlp.shared.up': 'blk.{i}.ffn_up_shexp',

@@ -6,6 +6,7 @@ import type { Finding } from '../../core/plan.ts'
 import type { Recipe } from '../../core/tensor.ts'
 import type { Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
+import { join } from '../../models/parts.ts'
 import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
 import type { Match } from '../engine.ts'
 import { architectureIdsOf, ggufArchitecture } from './arch/index.ts'
@@ -170,7 +171,8 @@ function assign(model: GgufModel, architecture: Architecture, config: ModelConfi
     left.delete(name)
     for (const [role, recipe] of unpackRow(row, storedTensor(stored))) tensors.set(role, recipe)
   }
-  if (left.size === 0) return { architecture: architecture.id, config, tensors, findings: [] }
+  if (left.size === 0)
+    return { architecture: architecture.id, config, tensors: join(architecture, config, tensors), findings: [] }
   const extra = [...left.keys()]
   return { because: `it has ${extra.length} tensors that ${architecture.id} models do not have: ${some(extra)}` }
 }

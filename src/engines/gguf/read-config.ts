@@ -75,11 +75,11 @@ export function rebuildConfig(model: GgufModel, architecture: Architecture, fact
     return { because: `the epsilon of its norms is ${normEpsilon}` }
   const scaling = ropeScaling(metadata, prefix, at, theta, headDim, factors)
   if ('because' in scaling) return scaling
-  const { facts, raw: shape, className, rotaryDim } = readFacts(model, prefix)
   const target = ggufArchitecture(architecture.id)
   const windows = readWindows(metadata, prefix, target, architecture, at, theta)
   if ('because' in windows) return windows
   const { slidingWindow, windowPeriod, windowTheta } = windows
+  const { facts, raw: shape, className, rotaryDim } = readFacts(model, prefix)
   const config: ModelConfig = {
     ...facts,
     modelType: architecture.modelTypes[0] ?? architecture.id,
@@ -96,7 +96,7 @@ export function rebuildConfig(model: GgufModel, architecture: Architecture, fact
     activation: architecture.defaults.activation,
     rope: {
       theta,
-      scaling: scaling.scaling,
+      scaling: untruncated(scaling.scaling, target.yarnTruncates ?? true),
       ...(rotaryDim === null || rotaryDim === headDim ? {} : { dim: rotaryDim }),
       ...(windowTheta === undefined ? {} : { windowTheta }),
     },
@@ -165,6 +165,10 @@ function commonType({ tensors }: GgufModel): DType {
   }
   const most = [...elements].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 'f32'
   return dtypeInfo(most).kind === 'float' ? most : 'f16'
+}
+
+function untruncated(scaling: RopeScaling, truncates: boolean): RopeScaling {
+  return scaling.kind === 'yarn' && !truncates ? { ...scaling, truncate: false } : scaling
 }
 
 type RebuiltScaling = { readonly scaling: RopeScaling } | { readonly because: string }

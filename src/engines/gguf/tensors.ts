@@ -1,6 +1,7 @@
 import type { ModelConfig, Role } from '../../core/checkpoint.ts'
 import { concat, reshape, slice, type Recipe } from '../../core/tensor.ts'
-import { expectedTensors, type Architecture, type ExpectedTensor } from '../../models/architecture.ts'
+import type { Architecture, ExpectedTensor } from '../../models/architecture.ts'
+import { dividedTensors } from '../../models/parts.ts'
 import type { GgufArchitecture } from './arch/contract.ts'
 import { ggufName } from './names.ts'
 import { applyTransforms, transformsOf, undoTransforms, type Transform } from './transforms.ts'
@@ -17,6 +18,9 @@ export interface GgufTensorRow {
   readonly optional: boolean
 }
 
+/** The role of one expert's tensor; what a model has of all of them in one keeps its shape. */
+const EXPERT = /\.experts\.\d+\./
+
 /** The tensors that a GGUF file of this model has, in the model's order, less those that have no role (rope factors). */
 export function ggufTensors(
   target: GgufArchitecture,
@@ -24,7 +28,7 @@ export function ggufTensors(
   config: ModelConfig,
 ): readonly GgufTensorRow[] {
   const groups = new Map<string, ExpectedTensor[]>()
-  for (const tensor of expectedTensors(architecture, config)) {
+  for (const tensor of dividedTensors(architecture, config)) {
     if (target.omitted?.some((pattern) => pattern.test(tensor.role)) === true) continue
     const name = ggufName(tensor.role, target)
     const group = groups.get(name)
@@ -36,7 +40,7 @@ export function ggufTensors(
     if (first === undefined) return []
     const transforms = transformsOf(first.role, target, architecture, config)
     const shape = shapeAfter(first.shape, transforms)
-    const stacked = first.role.includes('.experts.')
+    const stacked = EXPERT.test(first.role)
     return {
       name,
       shape: stacked ? [group.length, ...shape] : shape,

@@ -3,7 +3,7 @@ import type { DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
 import { transpose, type Recipe } from '../../core/tensor.ts'
-import { expectedTensors, type Architecture, type ExpectedTensor } from '../../models/architecture.ts'
+import { expectedTensors, storedShape, type Architecture, type ExpectedTensor } from '../../models/architecture.ts'
 import type { Dequantizer } from '../transformers/dequantize.ts'
 import { listed, LISTED, type StoredTensor, type StoredWeights } from '../containers/safetensors-files.ts'
 
@@ -111,7 +111,7 @@ function namer(stored: StoredWeights, architecture: Architecture): (hf: string) 
 }
 
 function requireShape(tensor: StoredTensor, name: string, row: ExpectedTensor, config: ModelConfig): void {
-  const expected = row.transposed ? row.shape.toReversed() : row.shape
+  const expected = storedShape(row)
   if (tensor.shape.length === expected.length && tensor.shape.every((size, axis) => size === expected[axis])) return
   const rows = tensor.shape[0]
   const vocabulary = (row.role === EMBEDDING || row.role === HEAD) && tensor.shape[1] === row.shape[1]

@@ -7,6 +7,8 @@ import type { ConfigKey } from '../../models/architecture.ts'
 export interface MlxFamily {
   /** What stands for what in HuggingFace's names. */
   readonly renames?: readonly (readonly [from: string, to: string])[]
+  /** Its own names of roles without `.weight` or `.bias`, where HuggingFace has them in one or otherwise. */
+  readonly names?: Readonly<Record<string, string>>
   /** HuggingFace's name for a part of an expert: mlx-lm's, below `switch_mlp`. */
   readonly experts?: ReadonlyMap<string, string>
   /** The modules of a block in their order; `layers.0.` before and what follows a dot after are left out. */
@@ -23,6 +25,8 @@ export interface MlxFamily {
   readonly replacing?: (config: ModelConfig) => readonly (readonly [string, Json])[]
   /** What the class does otherwise than the model, or null. */
   readonly unsupported?: (config: ModelConfig) => string | null
+  /** Whether its class has the model's sliding window; others let every position see all before it. */
+  readonly windowed?: true
   /** Bits that the class wants for a module whatever the rest has, in groups of 64. */
   readonly sensitive?: { readonly suffix: string; readonly bits: number }
 }
@@ -31,8 +35,9 @@ export const ATTENTION = ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_p
 export const HEAD_NORMS = ['self_attn.q_norm', 'self_attn.k_norm']
 export const MLP = ['mlp.gate_proj', 'mlp.down_proj', 'mlp.up_proj']
 export const NORMS = ['input_layernorm', 'post_attention_layernorm']
+export const EXPERT_PARTS = ['gate_proj', 'up_proj', 'down_proj']
 export const EXPERTS = (mlp: string): readonly string[] =>
-  ['gate', 'switch_mlp.gate_proj', 'switch_mlp.up_proj', 'switch_mlp.down_proj'].map((name) => `${mlp}.${name}`)
+  ['gate', ...EXPERT_PARTS.map((name) => `switch_mlp.${name}`)].map((name) => `${mlp}.${name}`)
 export const SHARED = ['gate_proj', 'down_proj', 'up_proj'].map((name) => `mlp.shared_expert.${name}`)
 
 export const QWEN_EXPERTS = new Map(['gate_proj', 'up_proj', 'down_proj'].map((name) => [name, name]))

@@ -19,6 +19,7 @@ import {
   type TensorInfo,
 } from '../../core/tensor.ts'
 import { architectureFor } from '../../models/index.ts'
+import { divide } from '../../models/parts.ts'
 import { listed } from '../containers/safetensors-files.ts'
 import { compareUtf8, safetensorsHeader } from '../containers/safetensors.ts'
 import { bytesFile, isCastable, shardSizeOf } from '../containers/shards.ts'
@@ -26,7 +27,7 @@ import { companionFiles } from '../transformers/companions.ts'
 import { CONFIG_FILE } from '../transformers/files.ts'
 import { configJson } from '../transformers/write-config.ts'
 import { mlxConfig, pythonJson } from './config.ts'
-import { mlxModel, type MlxTensor } from './names.ts'
+import { mlxModel, type MlxModel, type MlxTensor } from './names.ts'
 import { dtypeChoice, quantizerFor } from './options.ts'
 import { FIELDS, schemeOf } from './quantization.ts'
 
@@ -48,6 +49,7 @@ export async function planMlx(checkpoint: Checkpoint, options: OptionValues): Pr
   const { config } = checkpoint
   const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
   const model = mlxModel(architecture, config)
+  const divided = { ...checkpoint, tensors: divide(architecture, config, checkpoint.tensors) }
   const quantizer = quantizerFor(model, config.layers, options)
   const dtype = dtypeChoice(options) ?? ownType(config.dtype)
   const findings: Finding[] = []
@@ -55,12 +57,12 @@ export async function planMlx(checkpoint: Checkpoint, options: OptionValues): Pr
   const whole: string[] = []
   for (const tensor of model.tensors) {
     const quant = quantizer.of(tensor)
-    const sources = tensor.roles.map((role) => sourceOf(checkpoint, role))
+    const sources = tensor.roles.map((role) => sourceOf(divided, role))
     if (quant !== null) units.push(quantizedUnit(tensor, sources, schemeOf(quant), dtype))
     else units.push(plainUnit(tensor, sources, dtype))
     if (quant === null && tensor.matrix && quantizer.quantization !== null) whole.push(tensor.module)
   }
-  findings.push(...windowFindings(checkpoint))
+  findings.push(...windowFindings(checkpoint, model), ...yarnFindings(checkpoint))
   if (whole.length > 0) findings.push(wholeFinding(whole))
   const shards = splitUnits(units, shardSizeOf(options))
   const weights = shards.map((shard, at) => shardFile(shard, shardName(at, shards.length)))
@@ -206,14 +208,27 @@ function readBytes(recipe: Recipe): number {
   return sum
 }
 
-function windowFindings({ config }: Checkpoint): readonly Finding[] {
+function windowFindings({ config }: Checkpoint, { windowed }: MlxModel): readonly Finding[] {
   const { slidingWindow, contextLength } = config
-  if (slidingWindow === null || slidingWindow >= contextLength) return []
+  if (windowed || slidingWindow === null || slidingWindow >= contextLength) return []
   return [
     {
       severity: 'info',
       code: 'window-ignored',
       message: `mlx-lm lets every position see all before it: beyond ${slidingWindow} tokens results differ from the original's sliding window`,
+    },
+  ]
+}
+
+function yarnFindings({ config }: Checkpoint): readonly Finding[] {
+  const { scaling } = config.rope
+  if (scaling.kind !== 'yarn' || scaling.truncate !== false) return []
+  return [
+    {
+      severity: 'info',
+      code: 'yarn-truncate-ignored',
+      message:
+        'The model does not round the bounds of its YaRN (truncate false); mlx-lm always does: logits differ a little',
     },
   ]
 }

@@ -5,7 +5,9 @@
 import type { ModelConfig, Role } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Json } from '../../core/json.ts'
-import { expectedTensors, type Architecture, type ConfigKey, type ExpectedTensor } from '../../models/architecture.ts'
+import type { Architecture, ConfigKey, ExpectedTensor } from '../../models/architecture.ts'
+import { dividedTensors } from '../../models/parts.ts'
+import { EXPERT_FAMILIES } from './experts.ts'
 import {
   ATTENTION,
   decoder,
@@ -158,6 +160,7 @@ const FAMILIES: ReadonlyMap<string, MlxFamily> = new Map<string, MlxFamily>([
     },
   ],
   ...LATER,
+  ...EXPERT_FAMILIES,
 ])
 
 /** The roles of the head and of what it may be tied to. */
@@ -176,6 +179,7 @@ export interface MlxModel {
   readonly replacing: readonly (readonly [string, Json])[]
   readonly sizes: readonly ConfigKey[]
   readonly sensitive: { readonly suffix: string; readonly bits: number } | null
+  readonly windowed: boolean
 }
 
 /** Why an architecture cannot be MLX, or null if it can. */
@@ -192,7 +196,7 @@ export function mlxModel(architecture: Architecture, config: ModelConfig): MlxMo
   if (family.head === 'never' && !config.tied) {
     throw unsupported(`mlx-lm's class for ${config.className} takes its embedding for the head, but this model has one`)
   }
-  const rows = expectedTensors(architecture, config).filter(({ optional }) => !optional)
+  const rows = dividedTensors(architecture, config).filter(({ optional }) => !optional)
   const tensors = inTreeOrder(rows, family)
   if (family.head === 'always' && config.tied) tensors.push(tiedHead(rows, family))
   return {
@@ -202,6 +206,7 @@ export function mlxModel(architecture: Architecture, config: ModelConfig): MlxMo
     replacing: family.replacing?.(config) ?? [],
     sizes: family.sizes ?? [],
     sensitive: family.sensitive ?? null,
+    windowed: family.windowed ?? false,
   }
 }
 
@@ -215,7 +220,10 @@ function tiedHead(rows: readonly ExpectedTensor[], family: MlxFamily): MlxTensor
   return { ...named(embedding, family), name: HEAD, module: 'lm_head' }
 }
 
-function named({ hf, role, shape }: ExpectedTensor, { renames = [] }: MlxFamily): MlxTensor {
+function named({ hf, role, shape }: ExpectedTensor, { renames = [], names = {} }: MlxFamily): MlxTensor {
+  const [, stem = '', block = '', rest = '', kind = ''] = /^(blocks)\.(\d+)\.(.*)\.(weight|bias)$/.exec(role) ?? []
+  const own = names[`${stem}.{i}.${rest}`]
+  if (own !== undefined) return tensor(`${own.replace('{i}', block)}.${kind}`, [role], shape)
   const name = renames.reduce((text, [from, to]) => (text.startsWith(from) ? to + text.slice(from.length) : text), hf)
   return tensor(name, [role], shape)
 }

@@ -5,6 +5,7 @@ import { editJson, isObject, type JsonObject } from '../../core/json.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { Recipe } from '../../core/tensor.ts'
 import type { Architecture } from '../../models/architecture.ts'
+import { join } from '../../models/parts.ts'
 import { listed, readWeightSet, type StoredWeights } from '../containers/safetensors-files.ts'
 import { architectureOf, normalizeConfig } from '../transformers/config.ts'
 import { CONFIG_FILE } from '../transformers/files.ts'
@@ -52,7 +53,7 @@ export async function loadMlx(folder: Folder): Promise<LoadedMlx> {
   const checkpoint: Checkpoint = {
     ...outline,
     format: 'mlx',
-    tensors: assigned.tensors,
+    tensors: join(architecture, config, assigned.tensors),
     findings: [...normalized.findings, ...stored.findings, ...outline.findings],
   }
   return { checkpoint, architecture, folder: found, stored, model, quantization, assigned }

@@ -323,7 +323,6 @@ function readScaling(reader: ConfigReader, given: JsonObject, contextLength: num
       for (const key of ['mscale', 'mscale_all_dim']) {
         if ((given.get(key) ?? null) !== null) throw unsupported(reader.file, `YaRN with ${key}`)
       }
-      if (given.get('truncate') === false) throw unsupported(reader.file, 'YaRN with truncate false')
       return {
         kind: 'yarn',
         factor: optional('factor') ?? contextLength / (original ?? contextLength),
@@ -331,6 +330,7 @@ function readScaling(reader: ConfigReader, given: JsonObject, contextLength: num
         betaFast: optional('beta_fast'),
         betaSlow: optional('beta_slow'),
         attentionFactor: optional('attention_factor'),
+        ...(given.get('truncate') === false ? { truncate: false as const } : {}),
       }
     }
     case 'longrope':

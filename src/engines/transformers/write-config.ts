@@ -143,6 +143,7 @@ function ropeScaling(scaling: RopeScaling): Json {
         ['beta_fast', scaling.betaFast],
         ['beta_slow', scaling.betaSlow],
         ['attention_factor', scaling.attentionFactor],
+        ['truncate', scaling.truncate ?? null],
       ])
     case 'longrope':
       return object([

@@ -11,8 +11,8 @@ import { ggufTensors, packRow, unpackRow } from '../../../src/engines/gguf/tenso
 import { normalizeConfig } from '../../../src/engines/transformers/config.ts'
 import { configJson } from '../../../src/engines/transformers/write-config.ts'
 import { parseJsonObject } from '../../../src/core/json.ts'
-import { expectedTensors } from '../../../src/models/architecture.ts'
 import { architectureFor } from '../../../src/models/index.ts'
+import { dividedTensors } from '../../../src/models/parts.ts'
 
 const F32 = { id: 'f32', title: 'F32', fileType: 0 } as Parameters<typeof modelMetadata>[2]
 
@@ -63,6 +63,7 @@ const CONFIGS: readonly (readonly [id: string, raw: Record<string, unknown>])[] 
     'granite',
     { ...SIZES, embedding_multiplier: 12, residual_multiplier: 0.2, attention_multiplier: 0.1, logits_scaling: 8 },
   ],
+  ['gpt_oss', { ...SIZES, head_dim: 4, num_local_experts: 3, num_experts_per_tok: 2, rope_scaling: null }],
 ]
 
 async function configOf(id: string, raw: Record<string, unknown>): Promise<ModelConfig> {
@@ -108,7 +109,7 @@ describe.each(CONFIGS)('%s', (id, raw) => {
     const architecture = await architectureFor(id, 'x')
     const rows = ggufTensors(ggufArchitecture(id), architecture, config)
     expect(new Set(rows.map(({ name }) => name)).size).toBe(rows.length)
-    const expected = expectedTensors(architecture, config)
+    const expected = dividedTensors(architecture, config)
     const roles = rows.flatMap((row) => row.roles)
     expect(new Set(roles)).toEqual(new Set(expected.map(({ role }) => role)))
     let next = 1

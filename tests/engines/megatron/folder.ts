@@ -10,7 +10,7 @@ import { ANYWHERE, testHost } from '../../api/host.ts'
 import { memoryFolder, MemoryOutput } from '../../contracts/memory.ts'
 import { parseJson, type JsonObject } from '../../../src/core/json.ts'
 import { architectureOf, normalizeConfig } from '../../../src/engines/transformers/config.ts'
-import { expectedTensors } from '../../../src/models/architecture.ts'
+import { expectedTensors, storedShape } from '../../../src/models/architecture.ts'
 import {
   filesOf,
   jsonBytes,
@@ -85,7 +85,7 @@ export async function madeUp(config: Record<string, unknown>): Promise<Files> {
     return {
       name: hf,
       dtype: 'bf16',
-      shape: transposed ? shape.toReversed() : shape,
+      shape: storedShape({ shape, transposed }),
       data: new Uint8Array(values.buffer),
     }
   })

@@ -10,7 +10,7 @@ import { memoryFolder, MemoryOutput, type MemoryStats } from '../../contracts/me
 import { editWeights, jsonBytes, safetensors, tinyLlama, without, type Files, type RawTensor } from '../hf/folder.ts'
 import { parseJson, type JsonObject } from '../../../src/core/json.ts'
 import { architectureOf, normalizeConfig } from '../../../src/engines/transformers/config.ts'
-import { expectedTensors } from '../../../src/models/architecture.ts'
+import { expectedTensors, storedShape } from '../../../src/models/architecture.ts'
 import type { Config } from './naive.ts'
 
 export interface Converted {
@@ -45,14 +45,14 @@ export async function madeUp(config: Record<string, unknown>): Promise<Files> {
   const raw = parseJson(JSON.stringify(config), 'config.json') as JsonObject
   const architecture = await architectureOf(raw, 'config.json')
   const rows = expectedTensors(architecture, normalizeConfig(raw, 'config.json', architecture).config)
-  const tensors = rows.map(({ hf, shape }, index): RawTensor => {
+  const tensors = rows.map(({ hf, shape, transposed }, index): RawTensor => {
     const count = shape.reduce((a, b) => a * b, 1)
     // the upper halves of numbers from 1 to 2, and their negatives
     const data = new Uint8Array(
       Uint16Array.from({ length: count }, (_, i) => 0x3f80 + ((i * 37 + index) % 128) + (i % 3 === 0 ? 0x8000 : 0))
         .buffer,
     )
-    return { name: hf, dtype: 'bf16', shape, data }
+    return { name: hf, dtype: 'bf16', shape: storedShape({ shape, transposed }), data }
   })
   return {
     ...without(tinyLlama(), 'config.json'),

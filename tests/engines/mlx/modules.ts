@@ -2,16 +2,9 @@
  * The parameters of mlx-lm's model classes, from its own sources: what a strict loader expects, with their shapes. Each
  * `L` is a Linear, `E` an Embedding, `S` a SwitchLinear (all of which quantise), `N` a norm.
  */
+import { FAMILY_MODULES } from './family-modules.ts'
+import { number, type Module } from './module.ts'
 import { quantOf, type Config, type Stored } from './naive.ts'
-
-type Kind = 'L' | 'E' | 'S' | 'N'
-type Module = readonly [path: string, kind: Kind, shape: readonly number[], bias?: boolean]
-
-const number = (config: Config, key: string, fallback?: number): number => {
-  const value = config[key] ?? fallback
-  if (typeof value !== 'number') throw new Error(`mlx-lm wants a number ${key}`)
-  return value
-}
 
 /** Keys that the class has no default for. */
 const REQUIRED: Record<string, readonly string[]> = {
@@ -109,6 +102,8 @@ export function mlxModules(config: Config): readonly Module[] {
   const type = config['model_type'] === 'mistral' ? 'llama' : String(config['model_type'])
   for (const key of REQUIRED[type] ?? []) if (config[key] === undefined) throw new Error(`${type} lacks ${key}`)
   if (type === 'gpt2') return gpt2Modules(config)
+  const own = FAMILY_MODULES[type]
+  if (own !== undefined) return own(config)
   const hidden = number(config, 'hidden_size')
   const layers = number(config, 'num_hidden_layers')
   const heads = number(config, 'num_attention_heads')
@@ -192,6 +187,10 @@ function gpt2Modules(config: Config): readonly Module[] {
 export function strictNames(config: Config, tensors: ReadonlyMap<string, Stored>): Map<string, readonly number[]> {
   const names = new Map<string, readonly number[]>()
   for (const [path, kind, shape, bias = false] of mlxModules(config)) {
+    if (kind === 'P') {
+      names.set(path, shape)
+      continue
+    }
     const quant = kind === 'N' ? null : quantOf(config, path, tensors)
     if (quant === null) names.set(`${path}.weight`, shape)
     else {
@@ -203,7 +202,7 @@ export function strictNames(config: Config, tensors: ReadonlyMap<string, Stored>
       names.set(`${path}.scales`, [...rows, columns / quant.group_size])
       if ((quant.mode ?? 'affine') === 'affine') names.set(`${path}.biases`, [...rows, columns / quant.group_size])
     }
-    if (bias) names.set(`${path}.bias`, [shape.length === 1 ? shape[0]! : shape.at(-2)!])
+    if (bias) names.set(`${path}.bias`, shape.length === 1 ? shape : shape.slice(0, -1))
   }
   return names
 }

@@ -150,6 +150,19 @@ const MADE_UP: readonly [string, Readonly<Record<string, unknown>>, Record<strin
     { logits_scaling: 8, attention_multiplier: 1, embedding_multiplier: 1, attention_bias: false, mlp_bias: false },
   ],
   [
+    'GPT-OSS',
+    {
+      architectures: ['GptOssForCausalLM'],
+      model_type: 'gpt_oss',
+      intermediate_size: 96,
+      head_dim: 32,
+      num_local_experts: 3,
+      num_experts_per_tok: 2,
+      rope_scaling: null,
+    },
+    { layer_types: ['sliding_attention', 'full_attention'] },
+  ],
+  [
     'MiniCPM with a tied head, which mlx-lm fails to load',
     {
       architectures: ['MiniCPMForCausalLM'],

@@ -22,6 +22,8 @@ export interface GgufArchitecture {
   readonly transforms?: readonly TransformRule[]
   /** Keys beyond those that all have, with `{arch}` for its name. */
   readonly keys?: (config: ModelConfig) => readonly (readonly [string, GgufValue])[]
+  /** Whether its models' YaRN rounds its bounds, which no key says; true if absent. The runtime rounds them always. */
+  readonly yarnTruncates?: boolean
   /** What of a configuration its graph computes differently, so that it is refused; null if nothing. */
   readonly refuses?: (config: ModelConfig) => string | null
 }

@@ -5,6 +5,7 @@ import type { GgufArchitecture } from './contract.ts'
 import { gemma, gemma2, gemma3 } from './gemma.ts'
 import { glm, glm4 } from './glm.ts'
 import { gpt2 } from './gpt2.ts'
+import { gptOss } from './gpt-oss.ts'
 import { ernie4_5, granite, llama, minicpm, mixtral, qwen2, qwen2moe, qwen3, qwen3moe, seedOss } from './llama.ts'
 import { phi3 } from './phi3.ts'
 import { exaone4, olmo2, olmo3 } from './post-norms.ts'
@@ -40,6 +41,7 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
   ['t5', t5],
   ['minicpm', minicpm],
   ['granite', granite],
+  ['gpt_oss', gptOss],
 ])
 
 /** What BERT has and DistilBERT lacks. */

@@ -13,7 +13,8 @@ function expertKeys({ experts }: ModelConfig): readonly (readonly [string, GgufV
   return keys
 }
 
-function expertWidthKeys(config: ModelConfig): readonly (readonly [string, GgufValue])[] {
+/** The keys of experts that say how wide they are. */
+export function expertWidthKeys(config: ModelConfig): readonly (readonly [string, GgufValue])[] {
   const { experts } = config
   if (experts === undefined) return []
   const shared = experts.sharedIntermediateSize

@@ -1,0 +1,53 @@
+/** The parameters of mlx-lm's classes for families that are built in ways of their own: see modules.ts. */
+import { number, type Module } from './module.ts'
+import type { Config } from './naive.ts'
+
+function qkvo(config: Config, at: string, bias: boolean): Module[] {
+  const hidden = number(config, 'hidden_size')
+  const heads = number(config, 'num_attention_heads')
+  const kv = number(config, 'num_key_value_heads', heads)
+  const head = number(config, 'head_dim', hidden / heads)
+  return [
+    [`${at}.self_attn.q_proj`, 'L', [heads * head, hidden], bias],
+    [`${at}.self_attn.k_proj`, 'L', [kv * head, hidden], bias],
+    [`${at}.self_attn.v_proj`, 'L', [kv * head, hidden], bias],
+    [`${at}.self_attn.o_proj`, 'L', [hidden, heads * head], bias],
+  ]
+}
+
+function switched(at: string, count: number, width: number, hidden: number, bias = false): Module[] {
+  return [
+    [`${at}.gate_proj`, 'S', [count, width, hidden], bias],
+    [`${at}.up_proj`, 'S', [count, width, hidden], bias],
+    [`${at}.down_proj`, 'S', [count, hidden, width], bias],
+  ]
+}
+
+/** Embedding, blocks of `block`, final norm; a head where the class has one. */
+function decoder(config: Config, head: boolean, block: (at: string, index: number) => Module[]): Module[] {
+  const [vocabulary, hidden] = [number(config, 'vocab_size'), number(config, 'hidden_size')]
+  const norm = (name: string): Module => [name, 'N', [hidden]]
+  const modules: Module[] = [['model.embed_tokens', 'E', [vocabulary, hidden]]]
+  for (let i = 0; i < number(config, 'num_hidden_layers'); i++) {
+    const at = `model.layers.${i}`
+    modules.push(...block(at, i), norm(`${at}.input_layernorm`), norm(`${at}.post_attention_layernorm`))
+  }
+  modules.push(norm('model.norm'))
+  if (head) modules.push(['lm_head', 'L', [vocabulary, hidden]])
+  return modules
+}
+
+function gptOss(config: Config): Module[] {
+  const count = number(config, 'num_local_experts')
+  const hidden = number(config, 'hidden_size')
+  if ((config['layer_types'] as string[]).length !== number(config, 'num_hidden_layers')) throw new Error('layer_types')
+  number(config, 'sliding_window', 128)
+  return decoder(config, true, (at) => [
+    [`${at}.self_attn.sinks`, 'P', [number(config, 'num_attention_heads')]],
+    ...qkvo(config, at, true),
+    ...switched(`${at}.mlp.experts`, count, number(config, 'intermediate_size'), hidden, true),
+    [`${at}.mlp.router`, 'L', [count, hidden], true],
+  ])
+}
+
+export const FAMILY_MODULES: Readonly<Record<string, (config: Config) => Module[]>> = { gpt_oss: gptOss }

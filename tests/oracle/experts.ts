@@ -1,0 +1,181 @@
+import {
+  add,
+  attend,
+  heads,
+  largest,
+  NaiveModel,
+  plainRotation,
+  sigmoid,
+  silu,
+  SIZES,
+  softmax,
+  turn,
+  yarnRotation,
+  type Rotation,
+  type Vector,
+} from './naive-model.ts'
+
+/** What the decoders of this file share: norms before attention and MLP, and rotary attention of their own. */
+abstract class ExpertsModel extends NaiveModel {
+  abstract attention(layer: string, states: readonly Vector[], index: number): number[][]
+  abstract mlp(layer: string, x: Vector, index: number): number[]
+
+  get epsilon(): number {
+    return this.size('rms_norm_eps')
+  }
+
+  scale(key: string): number {
+    const value = this.config[key]
+    return typeof value === 'number' ? value : 1
+  }
+
+  get rotation(): Rotation {
+    const scaling = this.config['rope_scaling'] as Record<string, number> | undefined
+    const dim = this.rotaryDim
+    const theta = this.size('rope_theta')
+    return scaling === undefined ? plainRotation(dim, theta) : yarnRotation(dim, theta, scaling)
+  }
+
+  get rotaryDim(): number {
+    return this.headDim
+  }
+
+  get headDim(): number {
+    const { config } = this
+    return typeof config['head_dim'] === 'number' ? config['head_dim'] : config.hidden_size / config.num_attention_heads
+  }
+
+  logits(ids: readonly number[]): number[] {
+    const { config } = this
+    let states = ids.map((id) =>
+      this.row('model.embed_tokens.weight', config.vocab_size, config.hidden_size, id).map(
+        (x) => x * this.scale('embedding_multiplier'),
+      ),
+    )
+    const residual = this.scale('residual_multiplier')
+    for (let i = 0; i < config.num_hidden_layers; i++) {
+      const layer = `model.layers.${i}`
+      const normed = states.map((x) => this.rmsNorm(`${layer}.input_layernorm`, x, this.epsilon))
+      const attended = this.attention(layer, normed, i)
+      states = states.map((x, t) => add(x, attended[t]!, residual))
+      states = states.map((x) =>
+        add(x, this.mlp(layer, this.rmsNorm(`${layer}.post_attention_layernorm`, x, this.epsilon), i), residual),
+      )
+    }
+    return states.flatMap((x) =>
+      this.linear('lm_head', this.rmsNorm('model.norm', x, this.epsilon), config.vocab_size).map(
+        (logit) => logit / this.scale('logits_scaling'),
+      ),
+    )
+  }
+
+  gated(name: string, x: Vector, width: number): number[] {
+    const up = this.linear(`${name}.up_proj`, x, width)
+    const inner = this.linear(`${name}.gate_proj`, x, width).map((gate, i) => silu(gate) * up[i]!)
+    return this.linear(`${name}.down_proj`, inner, x.length)
+  }
+
+  /** The weight of each expert times its output; those that a token does not take are part of the checkpoint too. */
+  mixed(x: Vector, weights: ReadonlyMap<number, number>, count: number, expert: (index: number) => number[]): number[] {
+    let sum: number[] = x.map(() => 0)
+    for (let e = 0; e < count; e++) {
+      const output = expert(e)
+      const weight = weights.get(e)
+      if (weight !== undefined) sum = add(sum, output, weight)
+    }
+    return sum
+  }
+}
+
+/** Queries, keys and values of heads that all turn whole. */
+abstract class RotaryModel extends ExpertsModel {
+  protected projected(
+    layer: string,
+    states: readonly Vector[],
+    biased: boolean,
+    norm: (which: 'q' | 'k', flat: Vector) => Vector = (_, flat) => flat,
+  ): Record<'q' | 'k' | 'v', Vector[][]> {
+    const of = (which: 'q' | 'k' | 'v'): Vector[][] => {
+      const count = which === 'q' ? this.config.num_attention_heads : this.size('num_key_value_heads')
+      return states.map((x, position) => {
+        const flat = this.linear(`${layer}.self_attn.${which}_proj`, x, count * this.headDim, biased)
+        if (which === 'v') return heads(flat, count)
+        return heads(norm(which, flat), count).map((head) => turn(head, position, this.rotation))
+      })
+    }
+    return { q: of('q'), k: of('k'), v: of('v') }
+  }
+}
+
+/** GptOssForCausalLM. */
+class GptOss extends RotaryModel {
+  /** llama.cpp rounds YaRN's bounds, whatever the model says: a finding tells so. */
+  override get rotation(): Rotation {
+    const { truncate: _, ...scaling } = this.config['rope_scaling'] as Record<string, number>
+    return yarnRotation(this.headDim, this.size('rope_theta'), scaling)
+  }
+
+  attention(layer: string, states: readonly Vector[], index: number): number[][] {
+    const { q, k, v } = this.projected(layer, states, true)
+    const sinks = this.bias(`${layer}.self_attn.sinks`, this.config.num_attention_heads)
+    const window = index % 2 === 0 ? { window: this.size('sliding_window') } : {}
+    return attend(q, k, v, this.headDim ** -0.5, { ...window, sinks }).map((joined) =>
+      this.linear(`${layer}.self_attn.o_proj`, joined, this.config.hidden_size, true),
+    )
+  }
+
+  mlp(layer: string, x: Vector): number[] {
+    const [count, used] = [this.size('num_local_experts'), this.size('num_experts_per_tok')]
+    const [hidden, width] = [x.length, this.size('intermediate_size')]
+    const scores = this.linear(`${layer}.mlp.router`, x, count, true)
+    const chosen = largest(scores, used)
+    const shares = softmax(chosen.map((e) => scores[e]!))
+    const at = `${layer}.mlp.experts`
+    // stored [experts, inputs, outputs], gate and up in turns
+    const project = (name: string, e: number, input: Vector, rows: number): number[] => {
+      const all = this.weight(`${at}.${name}`, [count, input.length, rows], 2 / Math.sqrt(input.length))
+      const bias = this.weight(`${at}.${name}_bias`, [count, rows], 0.3)
+      const sums = Array.from(bias.subarray(e * rows, (e + 1) * rows))
+      for (const [i, value] of input.entries())
+        for (let row = 0; row < rows; row++) sums[row]! += value * all[(e * input.length + i) * rows + row]!
+      return sums
+    }
+    return this.mixed(x, new Map(chosen.map((e, at) => [e, shares[at]!])), count, (e) => {
+      const both = project('gate_up_proj', e, x, 2 * width)
+      const inner = Array.from({ length: width }, (_, i) => {
+        const gate = Math.min(7, both[2 * i]!)
+        const up = Math.min(7, Math.max(-7, both[2 * i + 1]!))
+        return (up + 1) * gate * sigmoid(1.702 * gate)
+      })
+      return project('down_proj', e, inner, hidden)
+    })
+  }
+}
+
+const RMS = { ...SIZES, rms_norm_eps: 1e-5, hidden_act: 'silu' }
+
+/** A GPT-OSS with weights of its own. */
+export const gptOss = (): NaiveModel =>
+  new GptOss({
+    ...RMS,
+    architectures: ['GptOssForCausalLM'],
+    model_type: 'gpt_oss',
+    head_dim: 32,
+    rope_theta: 150_000,
+    num_local_experts: 4,
+    num_experts_per_tok: 2,
+    sliding_window: 6,
+    layer_types: ['sliding_attention', 'full_attention'],
+    rope_scaling: {
+      rope_type: 'yarn',
+      factor: 8,
+      beta_fast: 32,
+      beta_slow: 1,
+      truncate: false,
+      original_max_position_embeddings: 512,
+    },
+    max_position_embeddings: 4096,
+  })
+
+/** Families with experts of which no trained test model is here. */
+export const EXPERT_FAMILIES: readonly NaiveModel[] = [gptOss()]

@@ -1,0 +1,55 @@
+/** MLX's tensors under HuggingFace's names, for families whose tensors mlx-lm's `sanitize` takes apart. */
+import type { Values } from './matrix-models.ts'
+
+type Tensors = ReadonlyMap<string, Values>
+type Config = Readonly<Record<string, unknown>>
+
+/** Tensors of the shape [..., rows, columns] put in turns or one behind the other along their rows. */
+function joinRows(a: Values, b: Values, order: 'turns' | 'halves', columns: number): Values {
+  const stack = a.shape[0]!
+  const rows = a.values.length / stack / columns
+  const values = new Float32Array(2 * a.values.length)
+  for (let e = 0; e < stack; e++)
+    for (let row = 0; row < rows; row++)
+      for (const [half, { values: from }] of [a, b].entries()) {
+        const to = order === 'turns' ? 2 * row + half : half * rows + row
+        const start = (e * rows + row) * columns
+        values.set(from.subarray(start, start + columns), (e * 2 * rows + to) * columns)
+      }
+  return { shape: a.shape.with(1, 2 * rows), values }
+}
+
+/** Each matrix of a stack turned. */
+function turned({ shape, values }: Values): Values {
+  const [stack = 0, rows = 0, columns = 0] = shape
+  const result = Float32Array.from(values, (_, at) => {
+    const e = Math.floor(at / (rows * columns))
+    const inside = at % (rows * columns)
+    return values[e * rows * columns + (inside % rows) * columns + Math.floor(inside / rows)]!
+  })
+  return { shape: [stack, columns, rows], values: result }
+}
+
+function gptOss(tensors: Tensors): Tensors {
+  const found = new Map<string, Values>()
+  for (const [name, values] of tensors) {
+    const [, at, part, kind] = /^(.*\.experts)\.(gate|up|down)_proj\.(weight|bias)$/.exec(name) ?? []
+    const of = (joined: Values): Values => (kind === 'weight' ? turned(joined) : joined)
+    const suffix = kind === 'bias' ? '_bias' : ''
+    if (at === undefined) found.set(name, values)
+    else if (part === 'down') found.set(`${at}.down_proj${suffix}`, of(values))
+    else if (part === 'gate') {
+      const up = tensors.get(name.replace('gate_proj', 'up_proj'))!
+      const columns = kind === 'bias' ? 1 : values.shape[2]!
+      found.set(`${at}.gate_up_proj${suffix}`, of(joinRows(values, up, 'turns', columns)))
+    }
+  }
+  return found
+}
+
+const FAMILIES: Readonly<Record<string, (tensors: Tensors, config: Config) => Tensors>> = { gpt_oss: gptOss }
+
+/** What HuggingFace has, from what the class of this `model_type` in mlx-lm has. */
+export function rejoined(tensors: Tensors, config: Config): Tensors {
+  return FAMILIES[String(config['model_type'])]?.(tensors, config) ?? tensors
+}
