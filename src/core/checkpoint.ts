@@ -28,6 +28,10 @@ export interface Checkpoint {
   readonly kept?: ReadonlyMap<Role, DType>
   /** Files that other formats may carry over untouched (generation_config.json, LICENSE ...): path to `u8` recipe. */
   readonly extras: ReadonlyMap<string, Recipe>
+  /** The head of the model's card, its keys as HuggingFace has them (license, tags, base_model ...); absent where there is none. */
+  readonly card?: JsonObject
+  /** How it is to be sampled, under the keys of generation_config.json; absent where nothing says so. */
+  readonly generation?: JsonObject
   /** Why the model is of no architecture that is described here; absent where it is, and where nothing says what it is. */
   readonly undescribed?: string
   /** What a file of bare tensors called them, for a writer that keeps names; absent where roles alone are known. */

@@ -1,5 +1,5 @@
 /** YAML 1.2 as JSON's values. Source: https://yaml.org/spec/1.2.2/ */
-import type { CST, LineCounter, Node, Pair } from 'yaml'
+import type { CST, LineCounter, Node, Pair, Scalar } from 'yaml'
 import { AppError } from '../../core/errors.ts'
 import type { Json } from '../../core/json.ts'
 
@@ -9,6 +9,11 @@ const MAX_CHARACTERS = 1 << 20
 const MAX_DEPTH = 64
 /** Values after every alias is put in the place where it stands: a few lines of aliases of aliases make billions. */
 const MAX_VALUES = 1 << 21
+
+export interface YamlOptions {
+  /** `text`: what stands there, but for null. In a model's card `no` is a language and `1.10` a version. */
+  readonly scalars: 'typed' | 'text'
+}
 
 /** A value, and how many it is made of once its aliases are put in. */
 interface Counted {
@@ -20,7 +25,11 @@ interface Counted {
  * The one document of a text. Maps keep their order and any key that is text, `__proto__` too. Throws `malformed` with
  * line and column for bad syntax, keys given twice, tags, and what is too large, too deep or holds itself.
  */
-export async function parseYaml(text: string, file: string): Promise<Json> {
+export async function parseYaml(
+  text: string,
+  file: string,
+  { scalars }: YamlOptions = { scalars: 'typed' },
+): Promise<Json> {
   if (text.length > MAX_CHARACTERS) {
     const message = `${file} has ${text.length} characters: of YAML no more than ${MAX_CHARACTERS} are read`
     throw new AppError('malformed', message, { where: { file }, hint: 'Give it as JSON.' })
@@ -32,7 +41,8 @@ export async function parseYaml(text: string, file: string): Promise<Json> {
   const deep = tooDeep(tokens)
   if (deep !== null) throw fail(`more than ${MAX_DEPTH} levels`, deep)
   // its own search for keys given twice takes the square of their number
-  const composer = new Composer({ prettyErrors: false, version: '1.2', schema: 'core', uniqueKeys: false })
+  const schema = scalars === 'typed' ? 'core' : 'failsafe'
+  const composer = new Composer({ prettyErrors: false, version: '1.2', schema, uniqueKeys: false })
   const [document, another] = composer.compose(tokens, true, text.length)
   if (document === undefined) return null
   const [odd] = [...document.errors, ...document.warnings]
@@ -72,12 +82,17 @@ export async function parseYaml(text: string, file: string): Promise<Json> {
     } else if (isSeq<Node>(node)) {
       json = node.items.map(convert)
     } else {
-      json = isScalar(node) ? plain(node.value, offset, fail) : null
+      json = isScalar(node) && !isNull(node) ? plain(node.value, offset, fail) : null
     }
     if (node?.anchor !== undefined) anchors.set(node.anchor, { json, values: values - before })
     return json
   }
   return convert(document.contents)
+}
+
+/** What the core schema takes for null; the failsafe one has none. */
+function isNull({ type, source }: Scalar): boolean {
+  return type === 'PLAIN' && /^(?:~|null|Null|NULL)?$/.test(source ?? '')
 }
 
 /** A scalar of the core schema. */

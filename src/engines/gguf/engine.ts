@@ -5,6 +5,7 @@ import type { Plan } from '../../core/plan.ts'
 import { GGUF_MAGIC } from '../containers/gguf/types.ts'
 import type { Engine, Evidence, Match, Measurement } from '../engine.ts'
 import { refusesArchitecture } from './arch/index.ts'
+import { AUTHORSHIP_OPTIONS } from './authorship.ts'
 import { EDIT_OPTIONS } from './edit.ts'
 import { modelEntries, partOf, withoutCompanions } from './files.ts'
 import { canInferGguf } from './infer.ts'
@@ -25,6 +26,7 @@ const OPTIONS: readonly OptionSpec[] = [
     group: 'Header',
     kind: { kind: 'text', default: null },
   },
+  ...AUTHORSHIP_OPTIONS,
   ...EDIT_OPTIONS,
 ]
 

@@ -11,12 +11,14 @@ import type { GgufValue } from '../containers/gguf/types.ts'
 import type { Evidence, Measurement } from '../engine.ts'
 import type { GgufArchitecture } from './arch/contract.ts'
 import { ggufArchitecture } from './arch/index.ts'
+import { authorship } from './authorship.ts'
 import { describeEdited, type Described } from './describe.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
 import { layFiles, splitOptions, type LaidOut, type Placed } from './lay.ts'
 import { configFindings, modelMetadata, provenance } from './metadata.ts'
 import type { MixModel } from './mix.ts'
 import { MIXES, type Mix } from './mixes.ts'
+import { sizeLabelOf } from './name-parts.ts'
 import { ropeTensors } from './rope.ts'
 import { ggufTensors, packRow } from './tensors.ts'
 import { tokenizerMetadata } from './tokenizer.ts'
@@ -73,8 +75,10 @@ export async function planGguf(
   const lay = (tensors: readonly Placed[]): LaidOut & Described => {
     const parameters = tensors.reduce((sum, { recipe }) => sum + elementCount(recipe.shape), 0)
     const named = weights.target === null ? mix : { ...mix, fileType: dominantFileType(tensors) }
+    const shapes = tensors.map(({ name, recipe }) => ({ name, shape: recipe.shape }))
+    const about = authorship(checkpoint, parameters, sizeLabelOf(shapes), options)
     const metadata = new Map<string, GgufValue>([
-      ...modelMetadata(checkpoint, target, named, parameters, architecture.rotary !== 'none'),
+      ...modelMetadata(checkpoint, target, named, about, architecture.rotary !== 'none'),
       ...tokenizer.metadata,
       ...importanceMetadata(weights.importances),
       ['modelconvert.recipe', provenance(checkpoint, mix)],

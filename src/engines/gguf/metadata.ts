@@ -28,49 +28,32 @@ export function numeric(type: GgufNumberType, value: number, key: string): GgufV
   return { type, value }
 }
 
-/** What a folder's name says of a model: "Llama-3.1-8B-Instruct" is basename, size and finetune. */
-export function nameParts(name: string): { readonly basename: string; readonly finetune: string | null } {
-  const [, before, after] = /^(.+?)[-_ ]\d+(?:\.\d+)?[KMBT](?:[-_ ](.+))?$/i.exec(name) ?? []
-  if (before === undefined) return { basename: name, finetune: null }
-  return { basename: before, finetune: after ?? null }
-}
-
 /** Tokens that llama.cpp looks up, and stops if one is not there, in every model whose name has phi-3 or phi3 in it. */
 const PHI3_TOKENS = ['</s>', '<unk>', '<s>', '<|endoftext|>']
 
-/** The model's name, spelled so that llama.cpp does not take it for what it is not. */
-function displayName({ name, tokenizer }: Checkpoint): string {
+/** A model's name, spelled so that llama.cpp does not take it for what it is not. */
+function harmlessName(name: string, { tokenizer }: Checkpoint): string {
   if (!/phi-?3/i.test(name) || tokenizer === null) return name
   const texts = new Set(tokenizer.tokens.map(({ text: token }) => token))
   return PHI3_TOKENS.every((token) => texts.has(token)) ? name : name.replaceAll(/(phi)-?(3)/gi, '$1 $2')
 }
 
-/** A count of parameters in llama.cpp's short notation: 5.8M, 560M, 8.0B. */
-export function sizeLabel(parameters: number): string {
-  const [unit, letter] =
-    parameters > 1e12 ? [1e12, 'T'] : parameters > 1e9 ? [1e9, 'B'] : parameters > 1e6 ? [1e6, 'M'] : [1e3, 'K']
-  const scaled = parameters / unit
-  return `${scaled.toFixed(Math.round(scaled) < 10 ? 1 : 0)}${letter}`
-}
-
-/** The `general.*` keys and those of the architecture, in llama.cpp's order. `rotary` is whether heads turn. */
+/** The `general.*` keys and those of the architecture, in llama.cpp's order. `about` is the model's authorship, `rotary` whether heads turn. */
 export function modelMetadata(
   checkpoint: Checkpoint,
   architecture: GgufArchitecture,
   mix: Mix,
-  parameters: number,
+  about: ReadonlyMap<string, GgufValue>,
   rotary: boolean,
 ): Map<string, GgufValue> {
-  const { config, name } = checkpoint
-  const { basename, finetune } = nameParts(name)
+  const { config } = checkpoint
   const metadata = new Map<string, GgufValue>([
     ['general.architecture', text(architecture.name)],
     ['general.type', text('model')],
-    ['general.name', text(displayName(checkpoint))],
+    ...about,
   ])
-  if (finetune !== null) metadata.set('general.finetune', text(finetune))
-  metadata.set('general.basename', text(basename))
-  metadata.set('general.size_label', text(sizeLabel(parameters)))
+  const name = about.get('general.name')
+  if (name?.type === 'string') metadata.set('general.name', text(harmlessName(name.value, checkpoint)))
   const set = (type: GgufNumberType, key: string, value: number): void => {
     const full = `${architecture.name}.${key}`
     metadata.set(full, numeric(type, value, full))

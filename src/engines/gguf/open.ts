@@ -10,6 +10,7 @@ import { join } from '../../models/parts.ts'
 import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
 import type { Match } from '../engine.ts'
 import { architectureIdsOf, ggufArchitecture } from './arch/index.ts'
+import { cardOf, generationOf } from './authorship.ts'
 import { describeMetadata } from './describe.ts'
 import { modelEntries, readModel, withoutCompanions, type GgufModel, type LocatedTensor } from './files.ts'
 import { ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, ROPE_FREQS } from './names.ts'
@@ -43,6 +44,7 @@ export async function openGguf(folder: Folder, { entry }: Match): Promise<Checkp
   const { tokenizer, findings } = readTokenizer(model.metadata, entry)
   const described = await describe(folder, model)
   const parts = 'because' in described ? undescribed(model, described.because) : described
+  const [card, generation] = [cardOf(model.metadata), generationOf(model.metadata)]
   const checkpoint: Checkpoint = {
     format: 'gguf',
     name: plainStem(model.stem),
@@ -51,6 +53,8 @@ export async function openGguf(folder: Folder, { entry }: Match): Promise<Checkp
     tokenizer,
     tensors: parts.tensors,
     extras: new Map(),
+    ...(card.size === 0 ? {} : { card }),
+    ...(generation.size === 0 ? {} : { generation }),
     metadata: describeMetadata(model.metadata),
     sources: model.files,
     findings: [...findings, ...parts.findings, ...quantisedFinding(model)],

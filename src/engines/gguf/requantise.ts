@@ -6,6 +6,7 @@ import { read, type Recipe } from '../../core/tensor.ts'
 import { ggufString } from '../containers/gguf/reader.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
 import type { Evidence, Measurement } from '../engine.ts'
+import { withGivenAuthorship } from './authorship.ts'
 import { describeEdited, type Described } from './describe.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
 import type { GgufModel, LocatedTensor } from './files.ts'
@@ -158,7 +159,7 @@ function editedMetadata(
   }
   const pre = options['pre']
   if (typeof pre === 'string' && pre !== '') metadata.set('tokenizer.ggml.pre', text(pre))
-  return editMetadata(metadata, metadataEdit(options))
+  return editMetadata(withGivenAuthorship(metadata, options), metadataEdit(options))
 }
 
 /** What the weights went through is kept: an earlier recipe stands within the new one. */

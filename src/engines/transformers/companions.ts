@@ -7,6 +7,7 @@ import { bytesFile, copiedFile } from '../containers/shards.ts'
 import { CONFIG_FILE } from './files.ts'
 import { GENERATION_CONFIG } from './outline.ts'
 import { generationJson } from './write-config.ts'
+import { MODEL_CARD, modelCardText } from './model-card.ts'
 import { poolingFiles } from './sentence-transformers.ts'
 import { tokenizerFiles } from './write-tokenizer.ts'
 
@@ -26,9 +27,12 @@ export function carriedFiles(extras: Checkpoint['extras']): readonly PlannedFile
 }
 
 /** What goes beside the weights: carried over where the source has it, made where it is known, told where it is not. */
-export function companionFiles({ config, extras, tokenizer }: Checkpoint, findings: Finding[]): readonly PlannedFile[] {
+export function companionFiles(checkpoint: Checkpoint, findings: Finding[]): readonly PlannedFile[] {
+  const { config, extras, generation, tokenizer } = checkpoint
   const files = [...carriedFiles(extras)]
-  if (!extras.has(GENERATION_CONFIG)) files.push(jsonFile(GENERATION_CONFIG, generationJson(config)))
+  const card = extras.has(MODEL_CARD) ? null : modelCardText(checkpoint)
+  if (card !== null) files.push(bytesFile(MODEL_CARD, card))
+  if (!extras.has(GENERATION_CONFIG)) files.push(jsonFile(GENERATION_CONFIG, generationJson(config, generation)))
   const pooled = config.pooling === undefined ? [] : poolingFiles(config.pooling, config.hiddenSize)
   for (const [path, json] of pooled) if (!extras.has(path)) files.push(jsonFile(path, json))
   if (VOCABULARIES.some((path) => extras.has(path))) return files

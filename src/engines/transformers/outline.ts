@@ -6,6 +6,7 @@ import { read, type Recipe } from '../../core/tensor.ts'
 import type { Architecture } from '../../models/architecture.ts'
 import { architectureOf, normalizeConfig, type NormalizedConfig } from './config.ts'
 import { CONFIG_FILE, extraFiles, OLD_QUANTIZATION_FILES, type ModelFiles } from './files.ts'
+import { readModelCard } from './model-card.ts'
 import { readPooling } from './sentence-transformers.ts'
 import { readTokenizer } from './tokenizer.ts'
 
@@ -33,16 +34,20 @@ export async function outlineOf(
   weights: readonly string[],
 ): Promise<Checkpoint> {
   const { pooling, findings: pooled } = await readPooling(folder, model)
-  const generating = await withGeneration(given, folder, model)
+  const generation = await readGeneration(folder, model)
+  const generating = generation === null ? given : withEnds(given, generation)
   const config = pooling === undefined ? generating : { ...generating, pooling }
   const { tokenizer, findings } = await readTokenizer(folder, model, config)
+  const { card, findings: carded } = await readModelCard(folder, model)
   return {
     ...besideWeights(folder, model, weights),
+    ...(card.size === 0 ? {} : { card }),
+    ...(generation === null ? {} : { generation }),
     architecture: architecture.id,
     config,
     tokenizer,
     tensors: new Map(),
-    findings: [...pooled, ...findings],
+    findings: [...pooled, ...findings, ...carded],
   }
 }
 
@@ -86,12 +91,15 @@ export function commonType(tensors: ReadonlyMap<string, Recipe>): ModelConfig['d
   return [...elements].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 'f32'
 }
 
-/** Generation stops at the ids of generation_config.json too: Llama 3's has more than its config.json. */
-async function withGeneration(config: ModelConfig, folder: Folder, model: ModelFiles): Promise<ModelConfig> {
-  if (!model.files.has(GENERATION_CONFIG)) return config
+async function readGeneration(folder: Folder, model: ModelFiles): Promise<JsonObject | null> {
+  if (!model.files.has(GENERATION_CONFIG)) return null
   const path = model.root + GENERATION_CONFIG
-  const json = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
-  const eos = json.get('eos_token_id') ?? null
+  return parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
+}
+
+/** Generation stops at the ids of generation_config.json too: Llama 3's has more than its config.json. */
+function withEnds(config: ModelConfig, generation: JsonObject): ModelConfig {
+  const eos = generation.get('eos_token_id') ?? null
   const more = (isArray(eos) ? eos : [eos]).filter(
     (id): id is number => typeof id === 'number' && Number.isSafeInteger(id) && id >= 0 && id < config.vocabSize,
   )

@@ -185,11 +185,13 @@ function cannotRebuild(what: string, cause?: unknown): AppError {
   })
 }
 
-/** The generation_config.json of a model that has none. */
-export function generationJson({ bosId, eosIds, padId }: ModelConfig): JsonObject {
-  const json = new Map<string, Json>([['_from_model_config', true]])
+/** The generation_config.json of a model that has none; `sampling` is how it is to be sampled, if anything says so. */
+export function generationJson({ bosId, eosIds, padId }: ModelConfig, sampling: JsonObject = new Map()): JsonObject {
+  // transformers samples only where it is told to
+  const json = new Map<string, Json>(sampling.size > 0 ? [['do_sample', true]] : [['_from_model_config', true]])
   if (bosId !== null) json.set('bos_token_id', bosId)
   if (eosIds.length > 0) json.set('eos_token_id', idOrIds(eosIds))
   if (padId !== null) json.set('pad_token_id', padId)
+  for (const [key, value] of sampling) if (!json.has(key)) json.set(key, value)
   return json
 }

@@ -55,6 +55,20 @@ list:
     expect(await parseYaml(text, 'a.yaml')).toEqual(parseJson(text, 'a.json'))
   })
 
+  test('keeps scalars as they stand where they are to be text', async () => {
+    const text = 'language: [no, en]\nversion: 1.10\nnone: ~\nempty:\nquoted: "null"\n1: true\ntext: >-\n  one\n  line'
+    const read = await parseYaml(text, 'README.md', { scalars: 'text' })
+    expect(Object.fromEntries(read as ReadonlyMap<string, unknown>)).toEqual({
+      language: ['no', 'en'],
+      version: '1.10',
+      none: null,
+      empty: null,
+      quoted: 'null',
+      '1': 'true',
+      text: 'one line',
+    })
+  })
+
   test('puts in what anchors hold', async () => {
     expect(await parsed('a: &s [4, 8]\nb: *s\nc: [*s, *s]\nd: &s 1\ne: *s')).toEqual({
       a: [4, 8],

@@ -139,7 +139,7 @@ describe.each(CONFIGS)('%s', (id, raw) => {
     const architecture = await architectureFor(id, 'x')
     const target = ggufArchitecture(id)
     const checkpoint = { name: 'x', config, tokenizer: null } as unknown as Checkpoint
-    const metadata = modelMetadata(checkpoint, target, F32, 1, architecture.rotary !== 'none')
+    const metadata = modelMetadata(checkpoint, target, F32, new Map(), architecture.rotary !== 'none')
     for (const key of target.epsilonKeys) expect(metadata.has(`${target.name}.${key}`)).toBe(true)
     const tensors = ggufTensors(target, architecture, config).map(({ name, shape }) => ({ name, shape }))
     const { facts } = readFacts({ metadata, tensors: tensors as never }, target.name)
@@ -218,7 +218,7 @@ test('LongRoPE: both lists are tensors; the context and the factor are keys', as
     ['rope_factors_short.weight', [1, 2]],
   ])
   const checkpoint = { name: 'x', config, tokenizer: null } as unknown as Checkpoint
-  const metadata = modelMetadata(checkpoint, ggufArchitecture('phi3'), F32, 1, true)
+  const metadata = modelMetadata(checkpoint, ggufArchitecture('phi3'), F32, new Map(), true)
   expect(metadata.get('phi3.rope.scaling.original_context_length')).toEqual({ type: 'u32', value: 4 })
   // sqrt(1 + ln(16 / 4) / ln(4))
   const factor = metadata.get('phi3.rope.scaling.attn_factor') as { value: number }
@@ -239,7 +239,13 @@ test.each([
   const architecture = await architectureFor('phi3', 'x')
   const config = await configOf('phi3', given)
   const target = ggufArchitecture('phi3')
-  const metadata = modelMetadata({ name: 'x', config, tokenizer: null } as unknown as Checkpoint, target, F32, 1, true)
+  const metadata = modelMetadata(
+    { name: 'x', config, tokenizer: null } as unknown as Checkpoint,
+    target,
+    F32,
+    new Map(),
+    true,
+  )
   const tensors = ggufTensors(target, architecture, config).map(({ name, shape }) => ({
     name,
     shape,
