@@ -197,9 +197,9 @@ async function subjects(): Promise<ReadonlyMap<string, Subject>> {
         use: async (files) => {
           for (const [name, bytes] of Object.entries(files))
             await ends(
-              readImatrix(bytes, name).then((read) => {
-                for (const entry of read.entries.values()) importanceOf(entry, read.form)
-              }),
+              readImatrix(bytes, name).then((read) =>
+                [...read.entries.values()].map((entry) => importanceOf(entry, read.form)),
+              ),
             )
         },
       },

@@ -1,16 +1,23 @@
 import { execFile } from 'node:child_process'
-import { writeFile } from 'node:fs/promises'
+import { rename, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Api } from '../../src/api/api.ts'
 import { ggmlTypes } from '../../src/engines/containers/gguf/types.ts'
-import { readImatrix, writeImatrix, type Imatrix, type ImatrixEntry } from '../../src/engines/containers/imatrix.ts'
+import {
+  importanceOf,
+  readImatrix,
+  writeImatrix,
+  type Imatrix,
+  type ImatrixEntry,
+} from '../../src/engines/containers/imatrix.ts'
+import type { OptionValues } from '../../src/core/option.ts'
 import { isOffered } from '../../src/engines/gguf/mix.ts'
 import { MIXES } from '../../src/engines/gguf/mixes.ts'
 import { convertByProduct, expectSameTensors, productApi, readFileAndHeader, temporaryFolder } from './gguf-files.ts'
-import { llamaQuantize, noLlama } from './llama.ts'
-import { noModels } from './models.ts'
+import { judge, llamaQuantize, noLlama } from './llama.ts'
+import { MODELS, noModels } from './models.ts'
 
 /** Importances of every matrix of a file: some columns count a thousand times as much as others, some not at all. */
 async function importancesFor(file: string): Promise<Imatrix> {
@@ -136,6 +143,92 @@ describe.skipIf(noLlama !== null)(title, () => {
       await expectSameTensors(ours, theirs)
     })
   })
+
+  describe.skipIf(noModels !== null)(
+    `llama-quantize's other options${noModels === null ? '' : ` (${noModels})`}`,
+    () => {
+      const ours = async (source: string, quant: string, options: OptionValues): Promise<readonly string[]> => {
+        const control = api.start({
+          input: { kind: 'path', path: source },
+          target: 'gguf',
+          options: { quant, ...options },
+          output: { kind: 'path', path: folder.path },
+          name: 'ours',
+          overwrite: true,
+        })
+        for (;;) {
+          for (const event of await control.next()) {
+            if (event.type === 'failed') throw new Error(`${event.error.code}: ${event.error.message}`)
+            if (event.type === 'done') return event.report.files.map((file) => path.join(folder.path, file.path))
+          }
+        }
+      }
+
+      test.each([
+        ['main', 'q4_k_m', 15, [0]],
+        ['main', 'q3_k_m', 12, [1, 2, 5]],
+        ['main', 'q4_k_s', 14, [4, 5]],
+        ['mixtral', 'q4_k_m', 15, [0]],
+      ] as const)('%s, %s without layers: bytes, names and keys', async (model, quant, fileType, prune) => {
+        const source = await convertByProduct(api, model, 'f32', folder.path)
+        const made = await importancesFor(source)
+        const imatrix = path.join(folder.path, 'importances.json')
+        const bytes = writeImatrix(made, 'gguf')
+        const read = await readImatrix(bytes, 'made-up')
+        const floats = [...read.entries].map(
+          ([name, entry]) => [name, Array.from(importanceOf(entry, 'gguf'))] as const,
+        )
+        await writeFile(imatrix, JSON.stringify(Object.fromEntries(floats)))
+        const theirs = path.join(folder.path, 'theirs.gguf')
+        await llamaQuantize(source, theirs, fileType, 1, { prune, imatrix })
+        const options = { 'prune-layers': prune.join(','), imatrix: { name: 'made-up', bytes } }
+        for (const from of [source, path.join(MODELS, model)]) {
+          const [file = ''] = await ours(from, quant, options)
+          await expectSameTensors(file, theirs)
+          const layers = async (one: string) => (await readFileAndHeader(one)).header.metadata.get('llama.block_count')
+          expect(await layers(file)).toEqual(await layers(theirs))
+        }
+      })
+
+      test('kept files: the tensors of each, their bytes, and the keys of splitting', async () => {
+        const source = await convertByProduct(api, 'main', 'f32', folder.path)
+        const parts = await ours(source, 'copy', { 'split-max-tensors': 20 })
+        const from = path.join(folder.path, 'split-00001-of-00003.gguf')
+        for (const [no, part] of parts.entries()) await rename(part, from.replace('00001-of', `0000${no + 1}-of`))
+        const kept = await ours(from, 'q4_k_m', { 'keep-split': true })
+        await llamaQuantize(from, path.join(folder.path, 'theirs'), 15, 1, { keepSplit: true })
+        expect(kept).toHaveLength(3)
+        for (const [no, part] of kept.entries()) {
+          const other = path.join(folder.path, `theirs-0000${no + 1}-of-00003.gguf`)
+          await expectSameTensors(part, other)
+          const keys = async (one: string) =>
+            [...(await readFileAndHeader(one)).header.metadata].filter(([key]) => key.startsWith('split.')).sort()
+          expect(await keys(part)).toEqual(await keys(other))
+        }
+      })
+
+      test('a first file without tensors is loaded', async () => {
+        const source = path.join(MODELS, 'main')
+        const parts = await ours(source, 'q8_0', { 'split-max-tensors': 20, 'no-tensor-first-split': true })
+        expect((await readFileAndHeader(parts[0]!)).header.tensors).toEqual([])
+        const judged = await judge(parts[0]!)
+        expect(judged.vocabSize).toBe(2048)
+        await judged.close()
+      })
+
+      test('a vocabulary alone tokenises as the whole model does', async () => {
+        const source = path.join(MODELS, 'main')
+        const [alone = ''] = await ours(source, 'q8_0', { 'vocab-only': true })
+        const [small, whole] = [
+          await judge(alone, { vocabularyOnly: true }),
+          await judge(await convertByProduct(api, 'main', 'q8_0', folder.path)),
+        ]
+        for (const text of ['Once upon a time', '  12345 tabs\t\tand\n\nlines', 'grüße 你好 🙂'])
+          expect(await small.tokenize(text)).toEqual(await whole.tokenize(text))
+        await Promise.all([small.close(), whole.close()])
+      })
+    },
+  )
 
   test('the table of element types is that of ggml', async () => {
     const script = path.join(import.meta.dirname, 'ggml-types.mjs')

@@ -167,7 +167,10 @@ const NO_TYPE = 43
  * Parameters of llama_model_quantize from options (see llama-quantize.mjs), and what they point to: the caller keeps it
  * until the call is over.
  */
-export function quantizeParams(api, { pure, leaveOutput, output, embedding, overrides, imatrix } = {}) {
+export function quantizeParams(
+  api,
+  { pure, leaveOutput, output, embedding, overrides, imatrix, prune, keepSplit } = {},
+) {
   const { koffi } = api
   const held = []
   const structs = (type, items) => {
@@ -193,6 +196,13 @@ export function quantizeParams(api, { pure, leaveOutput, output, embedding, over
   // requantising is allowed so that a quantised file can be read back as F32
   const params = { ...api.quantizeDefaults(), allow_requantize: true }
   params.pure = pure === true
+  params.keep_split = keepSplit === true
+  if (prune !== undefined) {
+    const list = Int32Array.from([...prune, -1])
+    params.prune_layers = koffi.alloc('int32_t', list.length)
+    koffi.encode(params.prune_layers, koffi.array('int32_t', list.length), list)
+    held.push(params.prune_layers)
+  }
   params.quantize_output_tensor = leaveOutput !== true
   params.output_tensor_type = output ?? NO_TYPE
   params.token_embedding_type = embedding ?? NO_TYPE

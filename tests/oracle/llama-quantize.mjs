@@ -1,7 +1,8 @@
 // llama.cpp's own quantisation of a GGUF file, in a process of its own:
 //   node tests/oracle/llama-quantize.mjs IN OUT FTYPE [THREADS] [OPTIONS]
 // FTYPE is llama.cpp's number (15 is Q4_K_M); OPTIONS is JSON: { pure, leaveOutput, output, embedding (ggml's numbers),
-// overrides: [[pattern, number]], imatrix: { name: [numbers] } or the path of such a JSON }. Prints {"ms": time,
+// overrides: [[pattern, number]], imatrix: { name: [numbers] } or the path of such a JSON, prune: [numbers], keepSplit }:
+// with the last OUT is what the names of the parts start with. Prints {"ms": time,
 // "peakBytes": VmHWM} on stdout.
 import { readFileSync } from 'node:fs'
 import { load, quantizeParams } from './library.mjs'

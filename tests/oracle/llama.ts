@@ -125,6 +125,10 @@ export interface LlamaOptions {
   readonly output?: number
   readonly embedding?: number
   readonly overrides?: readonly (readonly [pattern: string, type: number])[]
+  /** Layers to leave out, in order. */
+  readonly prune?: readonly number[]
+  /** Writes the parts that the input has; the output is then what their names start with. */
+  readonly keepSplit?: boolean
   /** Importances by tensor, or the path of a JSON file of them. */
   readonly imatrix?: string | Readonly<Record<string, readonly number[]>>
 }

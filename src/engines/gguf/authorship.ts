@@ -91,12 +91,12 @@ const WORDS: readonly (readonly [key: string, ...card: string[]])[] = [
 
 /**
  * The `general.*` keys of a model, in llama.cpp's order. `parameters` tell a size in its name from a length of context,
- * and `sizeLabel` is its size where its name has none. Throws `bad-option` for a file that is none of such keys.
+ * and `sizeLabel` is its size where its name has none; null if it has no weights. Throws `bad-option` for a file that is none of such keys.
  */
 export function authorship(
   { card = new Map(), generation = new Map(), config, name }: Checkpoint,
   parameters: number,
-  sizeLabel: string,
+  sizeLabel: string | null,
   options: OptionValues,
 ): ReadonlyMap<string, GgufValue> {
   const facts = cardFacts(card, parameters)

@@ -1,7 +1,7 @@
 import type { Checkpoint } from '../../core/checkpoint.ts'
 import { ggufString } from '../containers/gguf/reader.ts'
 import type { Verdict } from '../engine.ts'
-import { ggufModelOf } from './open.ts'
+import { ggufModelOf, VOCABULARY_ONLY } from './open.ts'
 
 /** Architectures of llama.cpp that make vectors of texts and have no head to go on with. */
 const ENCODERS = /bert$|^(bert|nomic-bert|modern-bert|neo-bert|eurobert|jina-bert)|^t5encoder$|^gemma-embedding$/
@@ -11,7 +11,9 @@ const ENCODER_DECODERS: ReadonlySet<string> = new Set(['t5'])
 
 /** llama.cpp runs every GGUF model; what running it means is the architecture's to say. */
 export function canInferGguf(checkpoint: Checkpoint): Verdict {
-  const metadata = ggufModelOf(checkpoint)?.metadata
+  const model = ggufModelOf(checkpoint)
+  if (model?.tensors.length === 0) return { can: false, because: VOCABULARY_ONLY }
+  const metadata = model?.metadata
   const name = (metadata === undefined ? null : ggufString(metadata, 'general.architecture')) ?? checkpoint.architecture
   if (ENCODER_DECODERS.has(name)) {
     return {

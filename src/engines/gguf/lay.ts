@@ -10,6 +10,8 @@ import { partPath, SPLIT_KEYS } from './files.ts'
 export interface Placed {
   readonly name: string
   readonly recipe: Recipe
+  /** The part of a split model that it came in, from 0; absent where there are none. */
+  readonly part?: number
 }
 
 /** How a model is spread over files; null where there is no bound. */
@@ -17,6 +19,12 @@ export interface SplitOptions {
   /** Of a file, header included; only a tensor that is larger by itself exceeds it. */
   readonly maxBytes: number | null
   readonly maxTensors: number | null
+  /** The first file has the keys and no tensor. */
+  readonly keysApart: boolean
+  /** The parts are those that the model has. */
+  readonly keep: boolean
+  /** Of the model as it is. */
+  readonly parts: number
 }
 
 /** llama.cpp counts the parts in a u16. */
@@ -40,16 +48,60 @@ export const SPLIT_OPTIONS: readonly OptionSpec[] = [
     help: 'Write several files of at most this many tensors.',
     kind: { kind: 'integer', min: 1, max: 1_000_000, default: null },
   },
+  {
+    name: 'no-tensor-first-split',
+    title: 'First file without tensors',
+    group: 'Files',
+    help: 'The first of several files has the header only: it is small, and can be replaced to edit it.',
+    kind: { kind: 'flag', default: false },
+  },
+  {
+    name: 'keep-split',
+    title: 'Keep the files',
+    group: 'Files',
+    help: 'Of a GGUF model of several files: as many, with the same tensors in each.',
+    kind: { kind: 'flag', default: false },
+  },
+  {
+    name: 'vocab-only',
+    title: 'Header and vocabulary only',
+    group: 'Files',
+    help: 'No weights: what a program needs that only tokenises.',
+    kind: { kind: 'flag', default: false },
+  },
 ]
 
-/** Reads the options of splitting. Throws `bad-option` for a size that is none. */
-export function splitOptions(options: OptionValues): SplitOptions {
+/** Reads the options of splitting a model of so many parts. Throws `bad-option` for a size that is none, and for options that exclude each other. */
+export function splitOptions(options: OptionValues, parts = 1): SplitOptions {
   const size = options['split-max-size']
   const tensors = options['split-max-tensors']
-  return {
+  const split: SplitOptions = {
     maxBytes: typeof size === 'string' && size !== '' ? parseDecimalSize(size) : null,
     maxTensors: typeof tensors === 'number' ? tensors : null,
+    keysApart: options['no-tensor-first-split'] === true,
+    keep: options['keep-split'] === true,
+    parts,
   }
+  const bounded = split.maxBytes !== null || split.maxTensors !== null
+  if (split.keysApart && !bounded) {
+    throw new AppError('bad-option', '--no-tensor-first-split is for a model that is split', {
+      hint: 'Give --split-max-size or --split-max-tensors too.',
+    })
+  }
+  if (split.keep && bounded) {
+    throw new AppError('bad-option', '--keep-split keeps the files, and another option splits anew', {
+      hint: 'Leave one away.',
+    })
+  }
+  return split
+}
+
+/** What a file without weights bears in its name. */
+export const VOCABULARY = 'vocab'
+
+/** Whether only the header is asked for. */
+export function isVocabularyOnly(options: OptionValues): boolean {
+  return options['vocab-only'] === true
 }
 
 /** llama-gguf-split means powers of ten. */
@@ -80,7 +132,9 @@ export function layFiles(
   split: SplitOptions,
 ): LaidOut {
   const findings: Finding[] = []
-  const groups = grouped(metadata, tensors, split, findings)
+  const groups = split.keep ? asTheyWere(tensors, split.parts) : grouped(metadata, tensors, split, findings)
+  // what fits one file is not split
+  if (split.keysApart && groups.length > 1) groups.unshift([])
   if (groups.length > MAX_PARTS) {
     throw new AppError('bad-option', `The model would be split into ${groups.length} files; llama.cpp opens 65535`, {
       hint: 'Choose larger parts.',
@@ -93,6 +147,11 @@ export function layFiles(
   })
   const size = files.reduce((sum, file) => sum + file.size, 0)
   return { files, size, findings }
+}
+
+/** The parts that the tensors came in: one without tensors has the keys, or has lost them. */
+function asTheyWere(tensors: readonly Placed[], parts: number): Placed[][] {
+  return Array.from({ length: parts }, (_, no) => tensors.filter(({ part = 0 }) => part === no))
 }
 
 function splitKeys(no: number, count: number, tensors: number): Map<string, GgufValue> {
@@ -114,7 +173,7 @@ function grouped(
   tensors: readonly Placed[],
   { maxBytes, maxTensors }: SplitOptions,
   findings: Finding[],
-): readonly (readonly Placed[])[] {
+): Placed[][] {
   const alignment = alignmentOf(metadata)
   const bytesOf = (keys: ReadonlyMap<string, GgufValue>): number =>
     ggufLayout(keys, [], alignmentOf(keys)).header.length + GGUF_ALIGNMENT

@@ -14,11 +14,12 @@ import { ggufArchitecture } from './arch/index.ts'
 import { authorship } from './authorship.ts'
 import { describeEdited, type Described } from './describe.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
-import { layFiles, splitOptions, type LaidOut, type Placed } from './lay.ts'
+import { isVocabularyOnly, layFiles, splitOptions, VOCABULARY, type LaidOut, type Placed } from './lay.ts'
 import { configFindings, modelMetadata, provenance } from './metadata.ts'
 import type { MixModel } from './mix.ts'
 import { MIXES, type Mix } from './mixes.ts'
 import { sizeLabelOf } from './name-parts.ts'
+import { pruneLayers, pruneMetadata } from './prune.ts'
 import { ropeTensors } from './rope.ts'
 import { ggufTensors, packRow } from './tensors.ts'
 import { tokenizerMetadata } from './tokenizer.ts'
@@ -32,7 +33,9 @@ export async function ggufNeeds(checkpoint: Checkpoint, weights: WeightOptions):
   requireArchitecture(checkpoint, 'GGUF')
   const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
   const target = ggufArchitecture(checkpoint.architecture)
-  return sizeMeasurements(packTensors(checkpoint, architecture, target), weights)
+  const packed = packTensors(checkpoint, architecture, target)
+  const pruned = pruneLayers(packed, checkpoint.config.layers, weights)
+  return sizeMeasurements(pruned.tensors, pruned.weights)
 }
 
 /** The plan of one GGUF file: everything but the weights' own bytes, which are recipes. */
@@ -60,7 +63,16 @@ export async function planGguf(
     ...omittedFindings(checkpoint, target),
     ...tokenizer.findings,
   ]
-  const packed = packTensors(checkpoint, architecture, target)
+  const split = splitOptions(options)
+  if (split.keep) {
+    throw new AppError('bad-option', '--keep-split is for a GGUF model that is split already', {
+      hint: 'Give --split-max-size or --split-max-tensors.',
+    })
+  }
+  const vocabularyOnly = isVocabularyOnly(options)
+  const pruned = pruneLayers(packTensors(checkpoint, architecture, target), config.layers, weights)
+  const packed = pruned.tensors
+  findings.push(...pruned.findings)
   const model: MixModel = {
     architecture: target.name,
     layers: config.layers,
@@ -70,24 +82,27 @@ export async function planGguf(
   }
   const typed = (into: Finding[], chosen?: ReadonlyMap<string, DType>): readonly Placed[] => [
     ...ropeTensors(config),
-    ...typeWeights(mix, weights, model, packed, keptType, into, chosen),
+    ...typeWeights(mix, pruned.weights, model, packed, keptType, into, chosen),
   ]
   const lay = (tensors: readonly Placed[]): LaidOut & Described => {
     const parameters = tensors.reduce((sum, { recipe }) => sum + elementCount(recipe.shape), 0)
     const named = weights.target === null ? mix : { ...mix, fileType: dominantFileType(tensors) }
     const shapes = tensors.map(({ name, recipe }) => ({ name, shape: recipe.shape }))
-    const about = authorship(checkpoint, parameters, sizeLabelOf(shapes), options)
+    const sizeLabel = vocabularyOnly ? null : sizeLabelOf(shapes)
+    const about = authorship(checkpoint, vocabularyOnly ? 0 : parameters, sizeLabel, options)
+    const ofModel = modelMetadata(checkpoint, target, named, about, architecture.rotary !== 'none')
     const metadata = new Map<string, GgufValue>([
-      ...modelMetadata(checkpoint, target, named, about, architecture.rotary !== 'none'),
+      ...pruneMetadata(ofModel, target.name, config.layers, weights.prune),
       ...tokenizer.metadata,
       ...importanceMetadata(weights.importances),
       ['modelconvert.recipe', provenance(checkpoint, mix)],
     ])
     const edited = editMetadata(metadata, metadataEdit(options))
-    const laid = layFiles(`${fileStem(checkpoint.name)}-${mix.title}`, edited, tensors, splitOptions(options))
+    const stem = `${fileStem(checkpoint.name)}-${vocabularyOnly ? VOCABULARY : mix.title}`
+    const laid = layFiles(stem, edited, vocabularyOnly ? [] : tensors, split)
     return { ...laid, metadata: describeEdited(metadata, edited) }
   }
-  const tensors = typedToSize(typed, lay, packed, weights, evidence, findings)
+  const tensors = vocabularyOnly ? [] : typedToSize(typed, lay, packed, pruned.weights, evidence, findings)
   const laid = lay(tensors)
   return {
     target: 'gguf',

@@ -61,6 +61,8 @@ export interface MixSettings {
   readonly embedding: WeightType | null
   /** The first whose pattern is found in a name counts. */
   readonly overrides: readonly { readonly pattern: RegExp; readonly type: WeightType }[]
+  /** Tensors count in the order of the file, as they do for llama.cpp where it keeps a model's parts. */
+  readonly fileOrder: boolean
 }
 
 /** Nothing is decided against the mixture. */
@@ -71,6 +73,7 @@ export const PLAIN: MixSettings = {
   output: null,
   embedding: null,
   overrides: [],
+  fileOrder: false,
 }
 
 /** A tensor as the rules see it: its GGUF name and its shape, slowest axis first. */
@@ -232,7 +235,7 @@ export function chooseTypes(
     counts: new Map(),
   }
   const choices = new Map<string, Choice>()
-  for (const tensor of inOrder(tensors)) choices.set(tensor.name, choose(tensor, run))
+  for (const tensor of settings.fileOrder ? tensors : inOrder(tensors)) choices.set(tensor.name, choose(tensor, run))
   return choices
 }
 

@@ -25,6 +25,9 @@ const MAX_ROPE_FACTORS = 1 << 16
 /** Of findings that name tensors: the first few say what is wrong. */
 const NAMED_TENSORS = 3
 
+/** Why the file of a tokenizer becomes nothing but another such file. */
+export const VOCABULARY_ONLY = 'it holds a vocabulary and no weights'
+
 /**
  * What lies behind a checkpoint that was read from GGUF. GGUF to GGUF goes by it: keys and tensors as they are, whatever
  * the architecture. A checkpoint that something was done to is another object and has none.
@@ -42,7 +45,7 @@ export async function openGguf(folder: Folder, { entry }: Match): Promise<Checkp
   const model = await readModel(folder, entry)
   requireLanguageModel(model, entry)
   const { tokenizer, findings } = readTokenizer(model.metadata, entry)
-  const described = await describe(folder, model)
+  const described = model.tensors.length === 0 ? { because: VOCABULARY_ONLY } : await describe(folder, model)
   const parts = 'because' in described ? undescribed(model, described.because) : described
   const [card, generation] = [cardOf(model.metadata), generationOf(model.metadata)]
   const checkpoint: Checkpoint = {
@@ -53,6 +56,7 @@ export async function openGguf(folder: Folder, { entry }: Match): Promise<Checkp
     tokenizer,
     tensors: parts.tensors,
     extras: new Map(),
+    ...(parts.undescribed === undefined ? {} : { undescribed: parts.undescribed }),
     ...(card.size === 0 ? {} : { card }),
     ...(generation.size === 0 ? {} : { generation }),
     metadata: describeMetadata(model.metadata),
@@ -91,8 +95,8 @@ function requireLanguageModel({ metadata, tensors }: GgufModel, file: string): v
       hint: 'The file is incomplete. Download or convert it again.',
     })
   }
-  if (tensors.length === 0) {
-    throw new AppError('not-a-model', `${file} holds no tensors: it is a vocabulary or a header only`, {
+  if (tensors.length === 0 && !metadata.has('tokenizer.ggml.tokens')) {
+    throw new AppError('not-a-model', `${file} holds no tensors and no vocabulary, but a header only`, {
       where: { file },
       hint: 'Open the file that holds the weights.',
     })

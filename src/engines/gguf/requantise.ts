@@ -2,7 +2,7 @@ import { elementCount, dtypeInfo, type DType } from '../../core/dtype.ts'
 import { AppError } from '../../core/errors.ts'
 import type { OptionValues } from '../../core/option.ts'
 import type { Finding, Plan } from '../../core/plan.ts'
-import { read, type Recipe } from '../../core/tensor.ts'
+import { read, readsOf, tensorBytes, type Recipe } from '../../core/tensor.ts'
 import { ggufString } from '../containers/gguf/reader.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
 import type { Evidence, Measurement } from '../engine.ts'
@@ -10,10 +10,11 @@ import { withGivenAuthorship } from './authorship.ts'
 import { describeEdited, type Described } from './describe.ts'
 import { editMetadata, metadataEdit } from './edit.ts'
 import type { GgufModel, LocatedTensor } from './files.ts'
-import { layFiles, splitOptions, type LaidOut, type Placed } from './lay.ts'
+import { isVocabularyOnly, layFiles, splitOptions, VOCABULARY, type LaidOut, type Placed } from './lay.ts'
 import { numeric, text } from './metadata.ts'
 import type { MixModel } from './mix.ts'
 import { MIXES, type Mix } from './mixes.ts'
+import { pruneLayers, pruneMetadata } from './prune.ts'
 import { headerFaults } from './validate.ts'
 import { COPY, type WeightOptions } from './weight-options.ts'
 import { dominantFileType, sizeMeasurements, typedToSize } from './size-target.ts'
@@ -41,28 +42,33 @@ export function storedTensor({ name, type, shape, file, offset }: LocatedTensor)
  */
 export async function planFromGguf(
   model: GgufModel,
-  weights: WeightOptions,
+  given: WeightOptions,
   options: OptionValues,
   evidence: Evidence,
 ): Promise<Plan> {
   const findings: Finding[] = []
+  const split = splitOptions(options, model.files.length)
+  const vocabularyOnly = isVocabularyOnly(options) || model.tensors.length === 0
+  const weights = model.tensors.length === 0 ? { ...given, mix: null, target: null } : given
   const { mix } = weights
-  const stored = storedTensors(model)
+  const pruned = pruneLayers(storedTensors(model), mixModel(model).layers, weights)
+  const stored = pruned.tensors
+  findings.push(...pruned.findings)
   const lay = (tensors: readonly Placed[]): LaidOut & Described => {
     const named = weights.target === null || mix === null ? mix : { ...mix, fileType: dominantFileType(tensors) }
     const metadata = editedMetadata(model, { ...weights, mix: named }, options)
-    const stem = `${plainStem(model.stem)}-${mix === null ? COPY : mix.title}`
+    const stem = `${plainStem(model.stem)}-${vocabularyOnly ? VOCABULARY : mix === null ? COPY : mix.title}`
     return {
-      ...layFiles(stem, metadata, tensors, splitOptions(options)),
+      ...layFiles(stem, metadata, vocabularyOnly ? [] : tensors, split),
       metadata: describeEdited(model.metadata, metadata),
     }
   }
   const typed = (into: Finding[], chosen?: ReadonlyMap<string, DType>): readonly Placed[] =>
-    mix === null ? stored : retype(mix, weights, model, stored, into, chosen)
-  const tensors = typedToSize(typed, lay, stored, weights, evidence, findings)
+    mix === null ? stored : retype(mix, pruned.weights, model, stored, into, chosen)
+  const tensors = vocabularyOnly ? [] : typedToSize(typed, lay, stored, pruned.weights, evidence, findings)
   const lossy = lossFinding(tensors)
   if (lossy !== null) findings.push(lossy)
-  await refuseFaults(model, editedMetadata(model, weights, options))
+  await refuseFaults(model, editedMetadata(model, { ...weights, prune: [] }, options))
   const laid = lay(tensors)
   return {
     target: 'gguf',
@@ -70,23 +76,32 @@ export async function planFromGguf(
     files: laid.files,
     metadata: laid.metadata,
     findings: [...findings, ...laid.findings],
-    readBytes: model.tensors.reduce((sum, { size }) => sum + size, 0),
+    readBytes: tensors.reduce((sum, { recipe }) => sum + bytesRead(recipe), 0),
     writeBytes: laid.size,
   }
 }
 
-function storedTensors(model: GgufModel): readonly Placed[] {
-  return model.tensors.map((tensor) => ({ name: tensor.name, recipe: storedTensor(tensor) }))
+function storedTensors({ files, tensors }: GgufModel): readonly Placed[] {
+  const parts = new Map(files.map(({ path }, part) => [path, part]))
+  return tensors.map((tensor) => {
+    return { name: tensor.name, recipe: storedTensor(tensor), part: parts.get(tensor.file) ?? 0 }
+  })
+}
+
+function bytesRead(recipe: Recipe): number {
+  return [...readsOf(recipe)].reduce((sum, source) => sum + tensorBytes(source), 0)
 }
 
 /** What of the weights must be measured before a plan can be made. */
 export function requantiseNeeds(model: GgufModel, weights: WeightOptions): readonly Measurement[] {
-  return weights.target === null ? [] : sizeMeasurements(storedTensors(model), weights)
+  if (weights.target === null) return []
+  const pruned = pruneLayers(storedTensors(model), mixModel(model).layers, weights)
+  return sizeMeasurements(pruned.tensors, pruned.weights)
 }
 
 /** A file's name without the type that it already bears: model-Q4_K_M becomes model. */
 export function plainStem(stem: string): string {
-  const titles = [...MIXES.map(({ title }) => title), COPY].join('|')
+  const titles = [...MIXES.map(({ title }) => title), COPY, VOCABULARY].join('|')
   return stem.replace(new RegExp(`[-._](?:${titles})$`, 'i'), '') || stem
 }
 
@@ -102,8 +117,8 @@ function retype(
   const numbers = stored.filter(({ recipe }) => dtypeInfo(recipe.dtype).kind !== 'int')
   const keep = ({ recipe }: Placed): DType => (mix.base === 'f32' ? 'f32' : recipe.dtype)
   const typed = typeWeights(mix, weights, mixModel(model), numbers, keep, findings, chosen)
-  const byName = new Map(typed.map((tensor) => [tensor.name, tensor]))
-  return stored.map((tensor) => byName.get(tensor.name) ?? tensor)
+  const recipes = new Map(typed.map(({ name, recipe }) => [name, recipe]))
+  return stored.map((tensor) => ({ ...tensor, recipe: recipes.get(tensor.name) ?? tensor.recipe }))
 }
 
 function mixModel({ metadata }: GgufModel): MixModel {
@@ -145,10 +160,11 @@ function lossFinding(tensors: readonly Placed[]): Finding | null {
 
 function editedMetadata(
   model: GgufModel,
-  { mix, importances }: WeightOptions,
+  { mix, importances, prune }: WeightOptions,
   options: OptionValues,
 ): Map<string, GgufValue> {
-  const metadata = new Map(model.metadata)
+  const { architecture, layers } = mixModel(model)
+  const metadata = pruneMetadata(model.metadata, architecture, layers, prune)
   if (model.alignment < MIN_ALIGNMENT) metadata.delete('general.alignment')
   if (mix !== null) {
     const version = 'general.quantization_version'

@@ -156,10 +156,14 @@ function tensorFindings(header: ModelHeader, architecture: Architecture, prefix:
   const required = configOf(header, prefix, [])
   const allowed = configOf(header, prefix, OPTIONAL_FLAGS)
   if (required === null || allowed === null) return findings
-  const implausible = implausibleCounts(required, header.tensors.length)
+  const implausible = header.tensors.length === 0 ? null : implausibleCounts(required, header.tensors.length)
   if (implausible !== null) {
     const message = `The file's keys do not fit its tensors: ${implausible}`
     return [error('missing-tensor', message, { file: path }, 'The file is incomplete. Convert it again.')]
+  }
+  if (header.tensors.length === 0) {
+    const message = 'The file holds no tensors: it is for programs that only tokenise'
+    return [{ severity: 'warning', code: 'vocabulary-only', message, where: { file: path } }]
   }
   const found = new Map(header.tensors.map((tensor) => [tensor.name, tensor]))
   const target = ggufArchitecture(architecture.id)

@@ -1,9 +1,10 @@
 import { AppError } from '../../core/errors.ts'
 import { isFileValue, listItems } from '../../core/option.ts'
-import type { FileValue, OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
+import type { FileValue, ListPart, OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
 import { importanceOf, readImatrix, type Imatrix } from '../containers/imatrix.ts'
 import { isOffered, mixOf, type MixSettings } from './mix.ts'
 import { DEFAULT_MIX, MIXES, type Mix } from './mixes.ts'
+import { layersToPrune, PRUNE_OPTION } from './prune.ts'
 import { SIZE_OPTIONS, sizeMix, sizeTarget, type SizeTarget } from './size-target.ts'
 import { weightTypeNamed, WRITABLE, type WeightType } from './weight-types.ts'
 
@@ -38,6 +39,9 @@ const TYPE_CHOICE: OptionSpec['kind'] = {
   ],
   default: BY_MIXTURE,
 }
+
+/** A part of the name of a matrix. */
+const NAME_PART: ListPart = { title: 'Name', before: '', example: 'ffn_down' }
 
 /** The options that decide the types of weights. */
 export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
@@ -81,6 +85,20 @@ export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
     },
   },
   {
+    name: 'include-weights',
+    title: 'Only these importances',
+    group: 'Types',
+    help: 'A part of the names of the matrices whose importances count; the others are rounded without.',
+    kind: { kind: 'list', parts: [NAME_PART], default: null },
+  },
+  {
+    name: 'exclude-weights',
+    title: 'Not these importances',
+    group: 'Types',
+    help: 'A part of the names of the matrices whose importances do not count.',
+    kind: { kind: 'list', parts: [NAME_PART], default: null },
+  },
+  {
     name: 'tensor-type',
     title: 'Types of single tensors',
     group: 'Types',
@@ -93,6 +111,13 @@ export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
       ],
       default: null,
     },
+  },
+  {
+    name: 'tensor-type-file',
+    title: 'Types of tensors from a file',
+    group: 'Types',
+    help: 'The same as PATTERN=TYPE, one after the other with spaces or on lines of their own; they come after those given singly.',
+    kind: { kind: 'text', default: null, file: true },
   },
   {
     name: 'output-tensor-type',
@@ -122,6 +147,7 @@ export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
     help: 'The matrix that makes the logits keeps the type that it has.',
     kind: { kind: 'flag', default: false },
   },
+  PRUNE_OPTION,
 ]
 
 /** The importance of each input column, by the name of the matrix. */
@@ -138,6 +164,8 @@ export interface WeightOptions {
   readonly mix: Mix | null
   readonly settings: MixSettings
   readonly importances: Importances | null
+  /** Layers to leave out, in order. */
+  readonly prune: readonly number[]
   /** Where a size decides, not a mixture; `mix` then only stands for what is decided otherwise. */
   readonly target: SizeTarget | null
 }
@@ -148,20 +176,21 @@ export async function weightOptions(options: OptionValues): Promise<WeightOption
   const mix = quant === COPY ? null : mixOf(String(quant))
   if (mix === null && quant !== COPY) throw new AppError('bad-option', `--quant cannot be ${JSON.stringify(quant)}`)
   const target = sizeTarget(options)
-  const importances = await readImportances(options['imatrix'])
+  const importances = chosenImportances(await readImportances(options['imatrix']), options)
   const settings: MixSettings = {
     importance: importances !== null,
     pure: options['pure'] === true,
     leaveOutput: options['leave-output-tensor'] === true,
     output: typeOption(options, 'output-tensor-type'),
     embedding: typeOption(options, 'token-embedding-type'),
-    overrides: overridesOf(options['tensor-type']),
+    overrides: [...overridesOf(options['tensor-type']), ...fileOverrides(options['tensor-type-file'])],
+    fileOrder: options['keep-split'] === true,
   }
   if (target !== null && mix === null)
     throw new AppError('bad-option', `--quant ${COPY} keeps each type, so no size can be chosen`, {
       hint: 'Leave one away.',
     })
-  return { mix: target === null ? mix : sizeMix(target), settings, importances, target }
+  return { mix: target === null ? mix : sizeMix(target), settings, importances, prune: layersToPrune(options), target }
 }
 
 /** Every choice is planned with the same file. */
@@ -177,6 +206,29 @@ async function readImportances(value: OptionValue | undefined): Promise<Importan
   const importances = { of, file: value.name, source }
   READ.set(value, importances)
   return importances
+}
+
+/** The importances that count, by parts of the names. Throws `bad-option` where both kinds are given, or no name fits. */
+function chosenImportances(importances: Importances | null, options: OptionValues): Importances | null {
+  const [included, excluded] = [listItems(options['include-weights']), listItems(options['exclude-weights'])]
+  if (included.length === 0 && excluded.length === 0) return importances
+  const option = included.length > 0 ? '--include-weights' : '--exclude-weights'
+  if (importances === null)
+    throw new AppError('bad-option', `${option} is for an importance matrix`, { hint: 'Give one with --imatrix.' })
+  if (included.length > 0 && excluded.length > 0)
+    throw new AppError('bad-option', '--include-weights and --exclude-weights are both given', {
+      hint: 'Give one kind.',
+    })
+  const parts = [...included, ...excluded].map((part) => part.trim())
+  const idle = parts.find((part) => ![...importances.of.keys()].some((name) => name.includes(part)))
+  if (idle !== undefined) {
+    throw new AppError('bad-option', `${option}: no name in ${importances.file} has ${JSON.stringify(idle)} in it`, {
+      hint: `They are such as ${[...importances.of.keys()].slice(0, 3).join(', ')}.`,
+    })
+  }
+  const wanted = included.length > 0
+  const of = [...importances.of].filter(([name]) => parts.some((part) => name.includes(part)) === wanted)
+  return { ...importances, of: new Map(of) }
 }
 
 function typeOption(options: OptionValues, name: string): WeightType | null {
@@ -198,6 +250,12 @@ const ITEM = /\s*([^=\n]+)=[ \t]*(\w+)[ \t]*(?:[,;\n]|$)/gy
 
 function overridesOf(value: OptionValue | undefined): MixSettings['overrides'] {
   return listItems(value).flatMap((text) => overridesIn(text.trim()))
+}
+
+/** A file's items may stand on one line, with spaces between. */
+function fileOverrides(value: OptionValue | undefined): MixSettings['overrides'] {
+  const items = typeof value === 'string' ? value.split(/\s+/).filter((item) => item !== '') : []
+  return items.flatMap(overridesIn)
 }
 
 function overridesIn(text: string): MixSettings['overrides'] {

@@ -1,5 +1,6 @@
 import type { Checkpoint, Role } from '../../core/checkpoint.ts'
 import { NO_ARCHITECTURE } from '../../core/checkpoint.ts'
+import { AppError } from '../../core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Finding, Plan } from '../../core/plan.ts'
 import { expectedTensors } from '../../models/architecture.ts'
@@ -26,6 +27,11 @@ const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 
 /** The plan of a file of all tensors, or of shards with an index, which comes last. */
 export async function planSafetensors(given: Checkpoint, options: OptionValues): Promise<Plan> {
+  if (given.tensors.size === 0) {
+    throw new AppError('unsupported', `${given.name} has no tensors, and safetensors files hold nothing else`, {
+      hint: 'Take the file that holds the weights.',
+    })
+  }
   const dtype = dtypeOption(options)
   const checkpoint = withKeptTypes(given, dtype)
   const limit = shardSizeOf(options)
