@@ -48,7 +48,7 @@ const FILE_TYPES = new Map(
     .concat(Object.entries({ q4_k_s: 14, q4_k_m: 15, q5_k_s: 16, q5_k_m: 17, q6_k: 18, iq4_nl: 25, iq4_xs: 30 }))
     .concat(Object.entries({ iq2_xxs: 19, iq2_xs: 20, q2_k_s: 21, iq3_xs: 22, iq3_xxs: 23, iq1_s: 24, iq3_s: 26 }))
     .concat(Object.entries({ iq3_m: 27, iq2_s: 28, iq2_m: 29, iq1_m: 31 }))
-    .concat(Object.entries({ bf16: 32, tq1_0: 36, tq2_0: 37, mxfp4_moe: 38 })),
+    .concat(Object.entries({ bf16: 32, tq1_0: 36, tq2_0: 37, mxfp4_moe: 38, q1_0: 40, q2_0: 41 })),
 )
 
 const { reason } = libraryFolder()

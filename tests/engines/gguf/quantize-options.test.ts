@@ -98,10 +98,7 @@ describe('layers left out', () => {
     )
     expect(
       Object.fromEntries(
-        [...pruned].map(([key, { value }]) => [
-          key,
-          typeof value === 'object' ? [...Array.from(value as number[])] : value,
-        ]),
+        [...pruned].map(([key, { value }]) => [key, typeof value === 'object' ? Array.from(value as number[]) : value]),
       ),
     ).toEqual({
       'x.block_count': 2,
