@@ -9,12 +9,12 @@
 
 /* Four floats to halves in the low 16 bits of each lane. |v| >= 65520 gives at least 0x7c00; NaN gives nonsense. */
 INLINE u4 f16_bits4(f4 v) {
-  u4 a = (u4)v & 0x7fffffffu;
+  u4 a = (u4)v & opaque(splatu(0x7fffffffu));
   u4 sign = ((u4)v >> 16) & 0x8000u;
   u4 normal = (a + 0xfffu + ((a >> 13) & 1u) - (112u << 23)) >> 13;
   /* Below 2^-14: added to 0.5, whose last bit is worth 2^-24, the sum rounds to the subnormal half. */
   u4 tiny = (u4)((f4)a + 0.5f) - 0x3f000000u;
-  u4 is_tiny = (u4)(a < 0x38800000u);
+  u4 is_tiny = (u4)((i4)a < 0x38800000);
   return sign | (tiny & is_tiny) | (normal & ~is_tiny);
 }
 
@@ -25,7 +25,7 @@ INLINE f4 f16_floats4(u4 h) {
   u4 normal = a + (112u << 23);
   /* A subnormal half put behind the exponent of 2^-14, less that 2^-14: no subnormal operand. */
   u4 tiny = (u4)((f4)(a + (113u << 23)) - float_of(113u << 23));
-  u4 is_tiny = (u4)(a < (0x400u << 13));
+  u4 is_tiny = (u4)((i4)a < (0x400 << 13));
   return (f4)(sign | (tiny & is_tiny) | (normal & ~is_tiny));
 }
 
