@@ -103,6 +103,7 @@ INLINE void fit_two(search *k, const shape s, int g, const fv *inverse, const fv
                     const int capped) {
   sums a = {0}, b = {0};
   fv ia = inverse[g], ib = inverse[g + 1], ma = min[g], mb = min[g + 1];
+  const fv magic = opaque(splat(12582912.f));
   UNROLL
   for (row *p = ROWS(k->rows, g), *end = p + s.sub; p < end; p++) {
     row *r = opaque(p);
@@ -113,7 +114,7 @@ INLINE void fit_two(search *k, const shape s, int g, const fv *inverse, const fv
     } else {
       ua = AT(r->aux, 0), ub = AT(r->aux, 1);
     }
-    fv la = nearest(ia * ua), lb = nearest(ib * ub);
+    fv la = ia * ua + magic - magic, lb = ib * ub + magic - magic;
     if (capped) la = vmin(la, splat(s.top)), lb = vmin(lb, splat(s.top));
     AT(r->code, 0) = la, AT(r->code, 1) = lb;
     fv wa = AT(r->weight, 0) * la, wb = AT(r->weight, 1) * lb;

@@ -14,13 +14,14 @@
 INLINE void fit(const row *rows, const int sub, const float range, int trials, const fv *inverse, fv *lx, fv *l2,
                 const int mirror, const int capped) {
   for (int t = 0; t < trials; t++) lx[t] = l2[t] = (fv){0};
+  const fv magic = opaque(splat(12582912.f));
   UNROLL
   for (const row *p = rows, *end = p + sub; p < end; p++) {
     const row *r = opaque(p);
     fv x = AT(r->x, 0), w = AT(r->weight, 0), wx = AT(r->aux, 0);
 #pragma clang loop unroll(full)
     for (int t = 0; t < trials; t++) {
-      fv l = nearest(inverse[t] * x);
+      fv l = inverse[t] * x + magic - magic;
       if (mirror) l = vmin(l, splat(range - 1.f));
       if (capped) l = vmax(l, splat(-range));
       lx[t] += wx * l;
