@@ -16,6 +16,9 @@ typedef struct {
   float x[LANES], weight[LANES], aux[LANES], code[LANES];
 } row;
 
+/* The mask that leaves a magnitude, for loops: opaque, or V8 would make it anew at each use. */
+#define POSITIVE opaque((iv){0} + 0x7fffffff)
+
 #define ROW_FLOATS (4 * LANES)
 #define AT(array, g) (*(fv *)((array) + (g) * VL))
 /* The rows of vector g on, as if it were the first. */

@@ -26,6 +26,7 @@ INLINE fv code_of(fv v) {
 static int descend(signed_search *k, fv *lx, fv *l2) {
   fv a[NV], b[NV];
   iv moved = {0};
+  const iv positive = POSITIVE;
   for (int g = 0; g < NV; g++) a[g] = lx[g], b[g] = l2[g];
   UNROLL
   for (row *p = k->rows, *end = p + SUB; p < end; p++) {
@@ -37,7 +38,7 @@ static int descend(signed_search *k, fv *lx, fv *l2) {
       fv l = AT(r->code, g);
       slx[g] = a[g] - AT(r->aux, g) * l;
       sl2[g] = b[g] - AT(r->weight, g) * l * l;
-      fv off = vabs(AT(r->x, g) * sl2[g] - l * slx[g]);
+      fv off = (fv)((iv)(AT(r->x, g) * sl2[g] - l * slx[g]) & positive);
       doubt[g] = (slx[g] > 0.f) & ~(off < STAYS * slx[g]);
     }
     if (!vany(doubt[0] | doubt[1] | doubt[2] | doubt[3])) continue;

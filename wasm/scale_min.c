@@ -128,8 +128,6 @@ INLINE void fit_two(search *k, const shape s, int g, const fv *inverse, const fv
 INLINE fv distance(const shape s, fv diff, iv positive) {
   return s.magnitudes ? (fv)((iv)diff & positive) : diff * diff;
 }
-/* What makes a magnitude; opaque, or for V8 every use is the making of a constant. */
-#define POSITIVE opaque((iv){0} + 0x7fffffff)
 
 /* The weighted errors of two vectors under scale * code + min. */
 INLINE void errors_two(search *k, const shape s, int a, int b, const fv *scale, const fv *min, fv *error) {
