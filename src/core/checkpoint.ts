@@ -196,6 +196,8 @@ export interface RopeConfig {
 export type RopeScaling =
   | { readonly kind: 'none' }
   | { readonly kind: 'linear'; readonly factor: number }
+  /** The base is multiplied by `alpha ** (dim / (dim - 2))` (Hunyuan). */
+  | { readonly kind: 'alpha'; readonly alpha: number }
   | {
       readonly kind: 'llama3'
       readonly factor: number

@@ -36,6 +36,8 @@ export interface Architecture {
   readonly rotary: 'half' | 'interleaved' | 'none'
   /** Whether blocks with a window turn in their own way: unscaled, and with the base under this key or this one. */
   readonly windowRotary?: { readonly key: string; readonly theta: number }
+  /** Whether `dynamic` scaling with an `alpha` raises the base, whatever the length of a text. */
+  readonly raisedBase?: true
   /** Whether the class lets a part of each head's channels turn (partial_rotary_factor). */
   readonly partialRotary?: true
   // The forward pass (`graph`, of the ops in graph.ts) goes here.

@@ -53,6 +53,10 @@ const FAMILIES: readonly Family[] = [
   { names: ['Glm4ForCausalLM', 'Glm4Model', 'glm4'], load: async () => (await import('./glm.ts')).glm4 },
   { names: ['CohereForCausalLM', 'CohereModel', 'cohere'], load: async () => (await import('./cohere.ts')).cohere },
   { names: ['Cohere2ForCausalLM', 'Cohere2Model', 'cohere2'], load: async () => (await import('./cohere.ts')).cohere2 },
+  {
+    names: ['HunYuanDenseV1ForCausalLM', 'HunYuanDenseV1Model', 'hunyuan_v1_dense', 'hunyuan'],
+    load: async () => (await import('./hunyuan.ts')).hunyuan,
+  },
   { names: ['Phi3ForCausalLM', 'Phi3Model', 'phi3'], load: async () => (await import('./phi3.ts')).phi3 },
   { names: ['GPT2LMHeadModel', 'GPT2Model', 'gpt2'], load: async () => (await import('./gpt2.ts')).gpt2 },
   {

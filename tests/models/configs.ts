@@ -67,6 +67,7 @@ export const CONFIGS: Readonly<Record<string, Readonly<Record<string, unknown>>>
   ernie4_5: of('Ernie4_5ForCausalLM', 'ernie4_5', { head_dim: 16 }),
   glm: of('GlmForCausalLM', 'glm', { head_dim: 16, partial_rotary_factor: 1 }),
   glm4: of('Glm4ForCausalLM', 'glm4', { head_dim: 16 }),
+  hunyuan: of('HunYuanDenseV1ForCausalLM', 'hunyuan_v1_dense', { head_dim: 16 }),
   cohere: of('CohereForCausalLM', 'cohere', { tie_word_embeddings: true }),
   cohere2: of('Cohere2ForCausalLM', 'cohere2', {
     sliding_window: 32,

@@ -151,6 +151,7 @@ describe.each([
   ['ernie4_5', 'Ernie4_5_ForCausalLM'],
   ['glm', 'GlmForCausalLM'],
   ['glm4', 'Glm4ForCausalLM'],
+  ['hunyuan', 'HunYuanDenseV1ForCausalLM'],
   ['cohere', 'CohereForCausalLM'],
   ['cohere2', 'Cohere2ForCausalLM'],
   ['phi3', 'Phi3ForCausalLM'],

@@ -74,7 +74,6 @@ describe.skipIf(reason !== null)(`families of made-up weights${reason === null ?
     await toHuggingFace(file, back)
     expect(outline(back)).toEqual(outline(input))
     const [before, after] = [await open(input), await open(back)]
-    const facts = (config: Checkpoint['config']) => ({ ...config, raw: null, dtype: null })
     expect(facts(after.config)).toEqual(facts(before.config))
 
     const mixes = MIXES.filter((mix) => isOffered(mix))
@@ -102,6 +101,18 @@ describe.skipIf(reason !== null)(`families of made-up weights${reason === null ?
     }
   })
 })
+
+/** What a configuration says, under the one set of names; a raised rotary base comes back as what it was raised to. */
+function facts(config: Checkpoint['config']): object {
+  const { theta, scaling } = config.rope
+  const base = scaling.kind === 'alpha' ? theta * scaling.alpha ** (config.headDim / (config.headDim - 2)) : theta
+  const rope = {
+    ...config.rope,
+    theta: Math.fround(base),
+    scaling: scaling.kind === 'alpha' ? { kind: 'none' } : scaling,
+  }
+  return { ...config, rope, raw: null, dtype: null }
+}
 
 /** A folder's weights, with their bytes. */
 function outline(at: string): readonly string[] {

@@ -56,6 +56,11 @@ const scalingOf = (config: DecoderConfig, kind: string): Scaling => {
   return all?.[kind] ?? (config['rope_scaling'] as Scaling | null | undefined) ?? {}
 }
 
+const partly = (config: DecoderConfig): Rotary => {
+  const part = (config['partial_rotary_factor'] as number | undefined) ?? 0.5
+  return plain(config.rope_theta, config.head_dim * part, true)
+}
+
 const FAMILIES: Readonly<Record<string, Family>> = {
   gemma: {
     norm: 'one-plus-weight',
@@ -148,7 +153,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     fusedMlp: true,
     biased: (c) => c['attention_bias'] !== false,
     window: everything,
-    rotary: (c) => plain(c.rope_theta, c.head_dim / 2, true),
+    rotary: partly,
   },
   glm4: {
     norm: 'weight',
@@ -157,7 +162,18 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     fusedMlp: true,
     biased: (c) => c['attention_bias'] !== false,
     window: everything,
-    rotary: (c) => plain(c.rope_theta, c.head_dim * ((c['partial_rotary_factor'] as number | undefined) ?? 0.5), true),
+    rotary: partly,
+  },
+  hunyuan_v1_dense: {
+    norm: 'weight',
+    norms: LLAMA_NORMS,
+    activation: silu,
+    queryNorm: { of: 'head', names: ['query_layernorm', 'key_layernorm'], last: true },
+    window: everything,
+    rotary: (c) => {
+      const { alpha = 1 } = scalingOf(c, 'all')
+      return plain(c.rope_theta * alpha ** (c.head_dim / (c.head_dim - 2)), c.head_dim)
+    },
   },
   cohere: {
     norm: 'layer',
@@ -306,7 +322,8 @@ export const MADE_UP: Readonly<Record<string, DecoderConfig>> = {
     head_dim: 32,
     tie_word_embeddings: true,
   },
-  glm: { ...SIZES, architectures: ['GlmForCausalLM'], model_type: 'glm' },
+  glm: { ...SIZES, architectures: ['GlmForCausalLM'], model_type: 'glm', partial_rotary_factor: 1 },
+  'glm of whose heads half the channels turn': { ...SIZES, architectures: ['GlmForCausalLM'], model_type: 'glm' },
   glm4: {
     ...SIZES,
     architectures: ['Glm4ForCausalLM'],
@@ -320,6 +337,19 @@ export const MADE_UP: Readonly<Record<string, DecoderConfig>> = {
     model_type: 'glm4',
     attention_bias: true,
     partial_rotary_factor: 0.25,
+  },
+  hunyuan_v1_dense: {
+    ...SIZES,
+    architectures: ['HunYuanDenseV1ForCausalLM'],
+    model_type: 'hunyuan_v1_dense',
+    head_dim: 32,
+    rope_scaling: null,
+  },
+  'hunyuan_v1_dense with a raised base': {
+    ...SIZES,
+    architectures: ['HunYuanDenseV1ForCausalLM'],
+    model_type: 'hunyuan_v1_dense',
+    rope_scaling: { type: 'dynamic', alpha: 1000, factor: 1 },
   },
   cohere: {
     ...SIZES,

@@ -140,6 +140,7 @@ export const ARCHITECTURES: Readonly<Record<string, ArchitectureModel>> = {
   ernie4_5: untrained('ernie4_5'),
   glm: untrained('glm'),
   glm4: untrained('glm4'),
+  hunyuan: untrained('hunyuan_v1_dense'),
   cohere: untrained('cohere'),
   cohere2: untrained('cohere2'),
   phi3: trained('phi3'),

@@ -15,6 +15,7 @@ export interface Scaling {
   readonly original_max_position_embeddings?: number
   readonly low_freq_factor?: number
   readonly high_freq_factor?: number
+  readonly alpha?: number
 }
 
 export function plain(theta: number, channels: number, interleaved = false): Rotary {

@@ -1,6 +1,6 @@
 import type { Checkpoint, ModelConfig, RopeScaling } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
-import { log } from '../../core/math.ts'
+import { log, pow } from '../../core/math.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { GgufNumberType, GgufValue } from '../containers/gguf/types.ts'
 import type { Mix } from './mixes.ts'
@@ -68,7 +68,7 @@ export function modelMetadata(
   set('u32', 'attention.value_length', config.headDim)
   for (const key of architecture.epsilonKeys) set('f32', key, config.normEpsilon)
   if (rotary) {
-    set('f32', 'rope.freq_base', config.rope.theta)
+    set('f32', 'rope.freq_base', raisedBase(config))
     set('u32', 'rope.dimension_count', config.rope.dim ?? config.headDim)
     setRopeScaling(config.rope.scaling, architecture.name, metadata, set)
   }
@@ -86,6 +86,12 @@ export function modelMetadata(
   return metadata
 }
 
+/** The rotary base, which some models raise for long contexts. */
+function raisedBase({ rope, headDim }: ModelConfig): number {
+  const { theta, scaling, dim = headDim } = rope
+  return scaling.kind === 'alpha' ? theta * pow(scaling.alpha, dim / (dim - 2)) : theta
+}
+
 /** llama.cpp's numbers of the ways to make one vector of a text. */
 export const POOLING = { mean: 1, cls: 2, last: 3 } as const
 
@@ -95,8 +101,8 @@ function setRopeScaling(
   metadata: Map<string, GgufValue>,
   set: (type: GgufNumberType, key: string, value: number) => void,
 ): void {
-  // llama3 is a tensor, rope_freqs.weight
-  if (scaling.kind === 'none' || scaling.kind === 'llama3') return
+  // llama3 is a tensor, rope_freqs.weight, and alpha lies in the base
+  if (scaling.kind === 'none' || scaling.kind === 'llama3' || scaling.kind === 'alpha') return
   metadata.set(`${prefix}.rope.scaling.type`, text(scaling.kind))
   if (scaling.kind === 'longrope') {
     // the divisors are tensors

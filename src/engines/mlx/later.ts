@@ -131,6 +131,15 @@ export const LATER: readonly (readonly [string, MlxFamily])[] = [
     },
   ],
   [
+    'hunyuan',
+    {
+      order: [...ATTENTION, 'self_attn.query_layernorm', 'self_attn.key_layernorm', ...MLP, ...NORMS],
+      head: 'untied',
+      sizes: [...SIZES, 'headDim', 'contextLength'],
+      unsupported: (config) => (config.rope.scaling.kind === 'alpha' ? null : plainRotary(config)),
+    },
+  ],
+  [
     'cohere',
     {
       order: [...ATTENTION, 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj', 'input_layernorm'],

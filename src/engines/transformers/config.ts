@@ -281,11 +281,11 @@ function readRope(
   const rope: RopeConfig = {
     theta,
     ...(dim === headDim ? {} : { dim }),
-    scaling: readScaling(reader, given, contextLength, dim),
+    scaling: readScaling(reader, architecture, given, contextLength, dim),
   }
   if (own === undefined || !windowed) return rope
   const inWindow = byKind ? keysOf(all, 'sliding_attention') : NO_KEYS
-  if (readScaling(reader, inWindow, contextLength, dim).kind !== 'none')
+  if (readScaling(reader, architecture, inWindow, contextLength, dim).kind !== 'none')
     throw unsupported(file, 'scaled rotary positions in blocks with a sliding window')
   const windowTheta = inWindow.has('rope_theta')
     ? reader.positive('rope_theta', inWindow)
@@ -300,7 +300,13 @@ function keysOf(parameters: JsonObject, kind: string): JsonObject {
 
 const NO_KEYS: JsonObject = new Map()
 
-function readScaling(reader: ConfigReader, given: JsonObject, contextLength: number, dim: number): RopeScaling {
+function readScaling(
+  reader: ConfigReader,
+  { raisedBase }: Architecture,
+  given: JsonObject,
+  contextLength: number,
+  dim: number,
+): RopeScaling {
   const kind = given.get('rope_type') ?? given.get('type') ?? 'default'
   const number = (key: string): number => reader.positive(key, given)
   const optional = (key: string): number | null =>
@@ -311,6 +317,9 @@ function readScaling(reader: ConfigReader, given: JsonObject, contextLength: num
       return { kind: 'none' }
     case 'linear':
       return { kind: 'linear', factor: number('factor') }
+    case 'dynamic':
+      if (raisedBase === true && given.has('alpha')) return { kind: 'alpha', alpha: number('alpha') }
+      throw unsupported(reader.file, 'rotary scaling of the kind "dynamic"')
     case 'llama3':
       return {
         kind: 'llama3',

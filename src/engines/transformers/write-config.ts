@@ -19,6 +19,7 @@ const DROPPED_KEYS = ['_name_or_path', 'auto_map', ...QUANTIZATION_KEYS]
 const FLOATS: ReadonlySet<string> = new Set([
   'rope_theta',
   'factor',
+  'alpha',
   'low_freq_factor',
   'high_freq_factor',
   'beta_fast',
@@ -126,6 +127,12 @@ function ropeScaling(scaling: RopeScaling): Json {
       return object([
         ['rope_type', 'linear'],
         ['factor', scaling.factor],
+      ])
+    case 'alpha':
+      return object([
+        ['type', 'dynamic'],
+        ['alpha', scaling.alpha],
+        ['factor', 1],
       ])
     case 'llama3':
       return object([

@@ -268,6 +268,7 @@ describe('what is not described', () => {
       'Glm4ForCausalLM',
       'CohereForCausalLM',
       'Cohere2ForCausalLM',
+      'HunYuanDenseV1ForCausalLM',
       'Phi3ForCausalLM',
       'GPT2LMHeadModel',
       'BertForSequenceClassification',

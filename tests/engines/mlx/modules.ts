@@ -34,6 +34,7 @@ const REQUIRED: Record<string, readonly string[]> = {
     'tie_word_embeddings',
   ],
   glm: ['head_dim', 'num_key_value_heads'],
+  hunyuan_v1_dense: ['num_key_value_heads', 'rms_norm_eps'],
   glm4: ['attention_bias', 'head_dim', 'num_key_value_heads', 'partial_rotary_factor', 'rope_theta'],
   olmo2: ['rms_norm_eps'],
   olmo3: ['rms_norm_eps', 'max_position_embeddings', 'sliding_window', 'rope_theta'],
@@ -126,6 +127,12 @@ export function mlxModules(config: Config): readonly Module[] {
     modules.push([`${at}.self_attn.o_proj`, 'L', [hidden, heads * head]])
     if (HEAD_NORMED.has(type)) {
       modules.push([`${at}.self_attn.q_norm`, 'N', [head]], [`${at}.self_attn.k_norm`, 'N', [head]])
+    }
+    if (type === 'hunyuan_v1_dense') {
+      const scaling = config['rope_scaling'] as Config | null | undefined
+      for (const key of scaling ? ['alpha', 'factor', 'type'] : [])
+        if (scaling?.[key] === undefined) throw new Error(`its rope_scaling lacks ${key}`)
+      modules.push([`${at}.self_attn.query_layernorm`, 'N', [head]], [`${at}.self_attn.key_layernorm`, 'N', [head]])
     }
     if (type.startsWith('olmo')) {
       modules.push([`${at}.self_attn.q_norm`, 'N', [heads * head]], [`${at}.self_attn.k_norm`, 'N', [kv * head]])

@@ -211,6 +211,16 @@ const MADE_UP: readonly [string, Readonly<Record<string, unknown>>, Record<strin
     { ...CONFIGS['glm4']!, tie_word_embeddings: true },
     { tie_word_embeddings: false },
   ],
+  ['Hunyuan', CONFIGS['hunyuan']!, {}],
+  [
+    'Hunyuan with a raised base, as transformers 5 says it',
+    {
+      ...CONFIGS['hunyuan']!,
+      rope_theta: undefined,
+      rope_parameters: { rope_theta: 10_000, rope_type: 'dynamic', alpha: 1000, factor: 1 },
+    },
+    { rope_theta: 10_000, rope_scaling: { type: 'dynamic', rope_type: 'dynamic', alpha: 1000, factor: 1 } },
+  ],
   ['Command R', CONFIGS['cohere']!, { logit_scale: 0.0625, layer_norm_eps: 1e-5 }],
   ['Command R7B', CONFIGS['cohere2']!, { logit_scale: 0.0625, sliding_window_pattern: 2 }],
   ['OLMo 2', CONFIGS['olmo2']!, { tie_word_embeddings: false }],

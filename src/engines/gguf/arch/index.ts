@@ -6,7 +6,19 @@ import { gemma, gemma2, gemma3 } from './gemma.ts'
 import { glm, glm4 } from './glm.ts'
 import { gpt2 } from './gpt2.ts'
 import { gptOss } from './gpt-oss.ts'
-import { ernie4_5, granite, llama, minicpm, mixtral, qwen2, qwen2moe, qwen3, qwen3moe, seedOss } from './llama.ts'
+import {
+  ernie4_5,
+  granite,
+  hunyuan,
+  llama,
+  minicpm,
+  mixtral,
+  qwen2,
+  qwen2moe,
+  qwen3,
+  qwen3moe,
+  seedOss,
+} from './llama.ts'
 import { phi3 } from './phi3.ts'
 import { exaone4, olmo2, olmo3 } from './post-norms.ts'
 import { smollm3 } from './smollm3.ts'
@@ -34,6 +46,7 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
   ['glm4', glm4],
   ['cohere', cohere],
   ['cohere2', cohere2],
+  ['hunyuan', hunyuan],
   ['phi3', phi3],
   ['gpt2', gpt2],
   ['bert', bert],

@@ -90,3 +90,10 @@ export const seedOss: GgufArchitecture = {
 
 /** ERNIE 4.5, dense, whose heads turn neighbouring channels on both sides. */
 export const ernie4_5: GgufArchitecture = { ...llama, name: 'ernie4_5', refuses: stretchRefused }
+
+/** Hunyuan, dense: its raised rotary base is the file's. */
+export const hunyuan: GgufArchitecture = {
+  ...qwen2,
+  name: 'hunyuan-dense',
+  refuses: (config) => stretchRefused(config, ['linear', 'yarn', 'alpha']),
+}
