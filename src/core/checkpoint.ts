@@ -251,8 +251,11 @@ export interface Tokenizer {
   /** BPE: the split expressions and flags behind `pre`, for a message that names what was not recognised. */
   readonly preDescription: string
   readonly ids: SpecialIds
+  /** Whether a text gets what stands before and after one: bos and eos, or cls and sep where there are none; null where no file says. */
   readonly addBos: boolean | null
   readonly addEos: boolean | null
+  /** Whether a separator stands between two texts, after what ends the first; absent where no file says. */
+  readonly addSep?: boolean
   /** SPM and Unigram: whether a space is put before the text. */
   readonly addSpacePrefix: boolean | null
   /** What is done to text first, where a kind leaves it open; absent for BPE. */

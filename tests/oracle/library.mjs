@@ -138,6 +138,14 @@ export function load() {
     tokenize: llama.func(
       'int32_t llama_tokenize(void *vocab, const char *text, int32_t length, _Out_ int32_t *tokens, int32_t max, bool special, bool parse)',
     ),
+    special: Object.fromEntries(
+      ['bos', 'eos', 'eot', 'sep', 'mask', 'fim_pre', 'fim_suf', 'fim_mid', 'fim_pad', 'fim_rep', 'fim_sep'].map(
+        (name) => [name, llama.func(`int32_t llama_vocab_${name}(void *vocab)`)],
+      ),
+    ),
+    added: Object.fromEntries(
+      ['bos', 'eos', 'sep'].map((name) => [name, llama.func(`bool llama_vocab_get_add_${name}(void *vocab)`)]),
+    ),
     memory: llama.func('void *llama_get_memory(void *ctx)'),
     clearMemory: llama.func('void llama_memory_clear(void *memory, bool data)'),
     batchInit: llama.func('llama_batch llama_batch_init(int32_t tokens, int32_t embd, int32_t sequences)'),

@@ -48,6 +48,12 @@ function tokenize({ text, addSpecial, parseSpecial }) {
   return Array.from(tokens.subarray(0, count))
 }
 
+/** Ids of the special tokens, -1 for none, and which of them are put around a text. */
+function special() {
+  const all = (functions) => Object.fromEntries(Object.entries(functions).map(([name, get]) => [name, get(vocab)]))
+  return { ids: all(api.special), added: all(api.added) }
+}
+
 /** Runs tokens from position `past` on and returns what `read` makes of it. */
 function withBatch(ids, past, step, read) {
   const { koffi } = api
@@ -144,6 +150,7 @@ const OPS = {
   pool,
   translate,
   tokenize,
+  special,
   logits: ({ ids }) => logits(ids),
   loss: ({ ids }) => loss(ids),
   greedy: ({ ids, count }) => greedy(ids, count),

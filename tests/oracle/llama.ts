@@ -13,6 +13,8 @@ export interface Judge {
   tokenize(text: string): Promise<number[]>
   /** Without any special tokens. */
   tokenizePlainly(text: string): Promise<number[]>
+  /** Ids of the special tokens, -1 for none, and which of bos, eos and sep are put around a text. */
+  special(): Promise<Special>
   /** The sum of the losses of each token but the first, in nats. */
   loss(ids: readonly number[]): Promise<number>
   /** Raw logits of every position, [ids, vocabulary]. */
@@ -28,6 +30,11 @@ export interface Judge {
   /** Logits of an encoder-decoder, [decoderIds, vocabulary]. */
   translate(ids: readonly number[], decoderIds: readonly number[]): Promise<Float32Array>
   close(): Promise<void>
+}
+
+export interface Special {
+  readonly ids: Readonly<Record<'bos' | 'eos' | 'eot' | 'sep' | 'mask' | `fim_${string}`, number>>
+  readonly added: Readonly<Record<'bos' | 'eos' | 'sep', boolean>>
 }
 
 type Reply = { readonly id: number; readonly value?: unknown; readonly error?: string }
@@ -55,6 +62,7 @@ export async function judge(ggufPath: string, options: JudgeOptions = {}): Promi
       tokenize: async (text) => (await call('tokenize', { text, addSpecial: true, parseSpecial: true })) as number[],
       tokenizePlainly: async (text) =>
         (await call('tokenize', { text, addSpecial: false, parseSpecial: false })) as number[],
+      special: async () => (await call('special', {})) as Special,
       loss: async (ids) => (await call('loss', { ids })) as number,
       logits: async (ids) => (await call('logits', { ids })) as Float32Array,
       greedy: async (ids, count) => (await call('greedy', { ids, count })) as number[],

@@ -38,6 +38,7 @@ export function readTokenizer(metadata: Metadata, file: string): ReadTokenizer {
   const stored = readTokens(metadata, file)
   const tokens = kind === 'wordpiece' ? stored.map(wordPiece) : stored
   const pre = ggufString(metadata, 'tokenizer.ggml.pre')
+  const addSep = flag(metadata, 'add_sep_token')
   return {
     tokenizer: {
       kind,
@@ -49,6 +50,7 @@ export function readTokenizer(metadata: Metadata, file: string): ReadTokenizer {
       ids: idsOf(specialIds(metadata, tokens.length), kind),
       addBos: flag(metadata, 'add_bos_token') ?? (kind === 'spm' ? true : null),
       addEos: flag(metadata, 'add_eos_token'),
+      ...(addSep === null ? {} : { addSep }),
       addSpacePrefix: scored ? (flag(metadata, 'add_space_prefix') ?? kind === 'spm') : null,
       ...normalizerOf(metadata, kind),
       chatTemplates: chatTemplates(metadata),
@@ -142,10 +144,17 @@ function readMerges(metadata: Metadata, file: string): readonly (readonly [strin
   })
 }
 
-/** A WordPiece tokenizer's cls is written as its bos too, which BERT does not have. */
+/** A WordPiece tokenizer's cls and sep are written as its bos and eos too, which BERT does not have. */
 function idsOf(ids: SpecialIds, kind: Tokenizer['kind']): SpecialIds {
-  if (kind !== 'wordpiece' || ids.bos === null || (ids.cls ?? ids.bos) !== ids.bos) return ids
-  return { ...ids, bos: null, cls: ids.bos }
+  if (kind !== 'wordpiece') return ids
+  const { bos, eos, cls = bos, sep = eos } = ids
+  return {
+    ...ids,
+    ...(cls === null ? {} : { cls }),
+    ...(sep === null ? {} : { sep }),
+    bos: bos === cls ? null : bos,
+    eos: eos === sep ? null : eos,
+  }
 }
 
 const OPTIONAL_IDS: readonly (readonly [keyof SpecialIds, string])[] = [

@@ -162,6 +162,7 @@ export function tokenizerMetadata(tokenizer: Tokenizer | null, rows: number, pre
   setIds(tokenizer, rows, metadata, findings)
   setFlag(metadata, 'add_bos_token', tokenizer.addBos)
   setFlag(metadata, 'add_eos_token', tokenizer.addEos)
+  setFlag(metadata, 'add_sep_token', tokenizer.addSep ?? null)
   if (scored) setFlag(metadata, 'add_space_prefix', tokenizer.addSpacePrefix)
   setNormalizer(tokenizer.normalizer ?? {}, metadata)
   setTemplates(tokenizer.chatTemplates, metadata)
@@ -240,9 +241,9 @@ function fitTokens(tokens: readonly Token[], rows: number, findings: Finding[]):
 function setIds(tokenizer: Tokenizer, rows: number, metadata: Map<string, GgufValue>, findings: Finding[]): void {
   const { bos, eos, eot, unknown, pad, ...rest } = tokenizer.ids
   const ids: readonly (readonly [string, number | null])[] = [
-    // what llama.cpp puts before a text, of BERT's kind too
+    // what llama.cpp puts before and after a text, of BERT's kind too
     ['bos', bos ?? (tokenizer.kind === 'wordpiece' ? (rest.cls ?? null) : null)],
-    ['eos', eos],
+    ['eos', eos ?? (tokenizer.kind === 'wordpiece' ? (rest.sep ?? null) : null)],
     ['eot', eot],
     ['unknown', unknown],
     ['padding', pad],

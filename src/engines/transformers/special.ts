@@ -1,5 +1,5 @@
 /** Special tokens, what is put around a text, and chat templates, as the tokenizer's configuration tells them. */
-import type { ChatTemplate, ModelConfig, SpecialIds, Token } from '../../core/checkpoint.ts'
+import type { ChatTemplate, ModelConfig, SpecialIds, Token, Tokenizer } from '../../core/checkpoint.ts'
 import { isArray, isObject, type Json, type JsonObject } from '../../core/json.ts'
 import { steps, type Vocabulary } from './vocabulary.ts'
 
@@ -118,32 +118,63 @@ function specialText(files: TokenizerFiles, key: string): string | null {
   return null
 }
 
-/** Whether a bos goes before a text and an eos after it; null where no file says. */
-export function addedEnds(files: TokenizerFiles, ids: SpecialIds): { addBos: boolean | null; addEos: boolean | null } {
+/** What is put around a text, and between two. */
+export type AddedEnds = Pick<Tokenizer, 'addBos' | 'addEos' | 'addSep'>
+
+/**
+ * Whether a bos goes before a text and an eos after it (cls and sep in their place, as in llama.cpp), and a separator
+ * between two texts; null, or absent, where no file says.
+ */
+export function addedEnds(files: TokenizerFiles, ids: SpecialIds): AddedEnds {
   const { config, tokenizer } = files
-  const template = steps(tokenizer?.get('post_processor')).find((step) => step.get('type') === 'TemplateProcessing')
-  const pieces = template?.get('single')
+  const processors = steps(tokenizer?.get('post_processor'))
+  const template = processors.find((step) => step.get('type') === 'TemplateProcessing')
+  const single = piecesOf(template?.get('single'))
   const className = config?.get('tokenizer_class')
   const ofClass = typeof className === 'string' && BOS_CLASSES.test(className)
-  const fromTemplate = (index: number): boolean | null => {
-    if (!isArray(pieces)) return null
-    const piece = pieces.at(index)
-    return isObject(piece) && piece.has('SpecialToken')
-  }
-  const other = steps(tokenizer?.get('post_processor')).some((step) =>
-    /^(?:Bert|Roberta)Processing$/.test(String(step.get('type'))),
-  )
+  const builtIn = processors.find((step) => /^(?:Bert|Roberta)Processing$/.test(String(step.get('type'))))
   const decide = (key: string, index: number, ofClassDefault: boolean, id: number | null): boolean | null => {
     // without such a token there is nothing to add
     if (id === null) return false
     const told = config?.get(key)
     if (typeof told === 'boolean') return told
-    const shown = fromTemplate(index)
-    if (shown !== null) return shown
+    if (single !== null) return typeof single.at(index) === 'string'
+    if (builtIn !== undefined) return true
     if (ofClass) return ofClassDefault
-    return tokenizer === null || other ? null : false
+    return tokenizer === null ? null : false
   }
-  return { addBos: decide('add_bos_token', 0, true, ids.bos), addEos: decide('add_eos_token', -1, false, ids.eos) }
+  const told = config?.get('add_sep_token')
+  const between = builtIn === undefined ? separates(template, files) : builtIn.get('type') === 'RobertaProcessing'
+  const addSep = typeof told === 'boolean' ? told : between
+  return {
+    addBos: decide('add_bos_token', 0, true, ids.bos ?? ids.cls ?? null),
+    addEos: decide('add_eos_token', -1, false, ids.eos ?? ids.sep ?? null),
+    ...(addSep === null ? {} : { addSep }),
+  }
+}
+
+/** What a template is made of: the texts of special tokens, and null for a text. Null for what is no template. */
+function piecesOf(json: Json | undefined): readonly (string | null)[] | null {
+  if (!isArray(json)) return null
+  return json.map((piece) => {
+    const special = isObject(piece) ? piece.get('SpecialToken') : undefined
+    const text = isObject(special) ? special.get('id') : undefined
+    return typeof text === 'string' ? text : null
+  })
+}
+
+/** Whether a template for two texts has a separator of its own between them; null where there is nothing between. */
+function separates(template: JsonObject | undefined, files: TokenizerFiles): boolean | null {
+  const [single, pair] = [piecesOf(template?.get('single')), piecesOf(template?.get('pair'))]
+  if (single === null || pair === null || single.length < 2) return null
+  const last = single.at(-1) ?? null
+  const texts = pair.flatMap((piece, index) => (piece === null ? [index] : []))
+  const [first = 0, second = 0] = texts
+  if (texts.length !== 2 || second - first < 2) return null
+  const ends = new Set([specialText(files, 'sep_token'), specialText(files, 'eos_token')])
+  const between = pair.slice(first + 1, second)
+  // one that ends the first text is no separator
+  return (last === null && ends.has(between[0] ?? '')) || (between.length === 2 && ends.has(between[1] ?? ''))
 }
 
 /**

@@ -263,7 +263,7 @@ function addedTokens({ kind, tokens }: Tokenizer, vocabulary: ReadonlyMap<string
 }
 
 /** What is put around a text: bos and eos, where the model wants them. */
-function postProcessor({ kind, tokens, ids, addBos, addEos }: Tokenizer): JsonObject {
+function postProcessor({ kind, tokens, ids, addBos, addEos, addSep }: Tokenizer): JsonObject {
   // BERT's put cls and sep around each text, whatever else is said
   const bert = kind === 'wordpiece'
   const bos = bert ? (ids.cls ?? ids.bos) : (addBos ?? kind === 'spm') ? ids.bos : null
@@ -271,16 +271,18 @@ function postProcessor({ kind, tokens, ids, addBos, addEos }: Tokenizer): JsonOb
   const text = (id: number): string => tokens[id]?.text ?? ''
   const one = (id: number | null, type: number): readonly JsonObject[] =>
     id === null ? [] : [object(['SpecialToken', object(['id', text(id)], ['type_id', type])])]
-  const around = (name: string, type: number): readonly JsonObject[] => [
-    ...one(bos, type),
+  const ended = (name: string, type: number): readonly JsonObject[] => [
     object(['Sequence', object(['id', name], ['type_id', type])]),
     ...one(eos, type),
   ]
-  const used = [...new Set([bos, eos])].filter((id) => id !== null)
+  const around = (name: string, type: number): readonly JsonObject[] => [...one(bos, type), ...ended(name, type)]
+  const separator = addSep === true ? (ids.sep ?? ids.eos) : null
+  const second = bert || addSep === true ? ended('B', 1) : around('B', 1)
+  const used = [...new Set([bos, eos, separator])].filter((id) => id !== null)
   return object(
     ['type', 'TemplateProcessing'],
     ['single', around('A', 0)],
-    ['pair', [...around('A', 0), ...around('B', 1)]],
+    ['pair', [...around('A', 0), ...one(separator, 0), ...second]],
     [
       'special_tokens',
       new Map(used.map((id) => [text(id), object(['id', text(id)], ['ids', [id]], ['tokens', [text(id)]])])),
@@ -324,9 +326,16 @@ function specialTexts({ tokens, ids }: Tokenizer, vocabulary: ReadonlyMap<string
 function tokenizerConfig(tokenizer: Tokenizer, special: JsonObject, config: ModelConfig): JsonObject {
   const { kind, addBos, addEos, chatTemplates } = tokenizer
   const [only, ...others] = chatTemplates
+  // BERT's classes know no bos and eos
+  const flags: [string, Json][] =
+    kind === 'wordpiece'
+      ? []
+      : [
+          ['add_bos_token', addBos ?? kind === 'spm'],
+          ['add_eos_token', addEos ?? false],
+        ]
   const json = new Map<string, Json>([
-    ['add_bos_token', addBos ?? kind === 'spm'],
-    ['add_eos_token', addEos ?? false],
+    ...flags,
     ...special,
     ['clean_up_tokenization_spaces', false],
     ['model_max_length', config.contextLength],
