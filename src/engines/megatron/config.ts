@@ -1,7 +1,7 @@
 /** Megatron's arguments and HuggingFace's configuration, each from the other. */
 import type { ModelConfig } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
-import { withFloats, type Json, type JsonObject } from '../../core/json.ts'
+import { isArray, withFloats, type Json, type JsonObject } from '../../core/json.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { Recipe } from '../../core/tensor.ts'
 import type { Args } from './pickled.ts'
@@ -19,6 +19,9 @@ const EMBEDDING = 'embedding.word_embeddings.weight'
 const HEAD = 'output_layer.weight'
 const FIRST = 'decoder.layers.0'
 
+const SHARED_GATE = 'mlp.shared_experts.gate_weight'
+const UNNORMALISED = 'routing weights that are not normalised (moe_router_pre_softmax)'
+
 /** Megatron's own defaults. */
 const DEFAULT_ROTARY_BASE = 10_000
 const DEFAULT_EPSILON = 1e-5
@@ -26,13 +29,20 @@ const DEFAULT_DIVISOR = 128
 const LLAMA3 = { low: 1, high: 4, original: 8192, factor: 8 }
 
 /** What a Megatron model does that no class of transformers here does. */
-function refuse(args: Args, file: string): void {
+function refuse(args: Args, { tensors, file }: Observed): void {
   const set = (key: string): boolean => args.get(key) === true
+  const shared = typeof args.get('moe_shared_expert_intermediate_size') === 'number'
+  const score = args.get('moe_router_score_function') ?? 'softmax'
   const reasons: readonly (readonly [boolean, string])[] = [
     [set('attention_output_gate'), 'gates on attention (attention_output_gate)'],
     [set('multi_latent_attention'), 'multi-latent attention'],
     [set('rotary_interleaved'), 'interleaved rotary positions (rotary_interleaved)'],
-    [typeof args.get('moe_shared_expert_intermediate_size') === 'number', 'shared experts'],
+    [shared && !tensors.has(`${FIRST}.${SHARED_GATE}`), 'shared experts without a gate'],
+    [!everyLayer(args.get('moe_layer_freq')), 'experts in some layers only (moe_layer_freq)'],
+    [score !== 'softmax', `a router that scores by ${String(score)} (moe_router_score_function)`],
+    [set('moe_router_enable_expert_bias'), 'biases on the choice of experts (moe_router_enable_expert_bias)'],
+    [typeof args.get('num_experts') === 'number' && !shared && set('moe_router_pre_softmax'), UNNORMALISED],
+    [shared && args.get('moe_router_pre_softmax') === false, 'shared experts beside normalised routing weights'],
     [set('apply_residual_connection_post_layernorm'), 'residuals after the norm'],
     [set('squared_relu'), 'squared ReLU'],
   ]
@@ -45,10 +55,16 @@ function refuse(args: Args, file: string): void {
   }
 }
 
+/** Whether a frequency, or a list of ones and zeros, puts experts in all layers; so does its absence. */
+function everyLayer(frequency: Json | undefined): boolean {
+  const value = frequency ?? 1
+  return isArray(value) ? value.every((one) => one === 1) : value === 1
+}
+
 /** A config.json that says of a model what its arguments and tensors do. Throws `malformed` naming what is missing. */
 export function configFromArgs(args: Args, observed: Observed, findings: Finding[]): JsonObject {
   const { tensors, file } = observed
-  refuse(args, file)
+  refuse(args, observed)
   const need = (key: string, ...others: readonly string[]): number => {
     for (const name of [key, ...others]) {
       const value = args.get(name)
@@ -104,7 +120,15 @@ export function configFromArgs(args: Args, observed: Observed, findings: Finding
     ])
   }
   const qkvBias = bias('self_attention.linear_qkv')
-  const [className, modelType] = classOf(experts, headNorms, qkvBias && !bias('self_attention.linear_proj'))
+  const sharedWidth = experts === null ? null : optional('moe_shared_expert_intermediate_size')
+  const queries = qkvBias && !bias('self_attention.linear_proj')
+  const [className, modelType] = classOf(experts, sharedWidth !== null, headNorms, queries)
+  if (sharedWidth !== null && (headNorms || !queries)) {
+    throw new AppError('unsupported', 'A Megatron model with shared experts that is no Qwen2-MoE', {
+      where: { file },
+      hint: 'Give the config.json of the model with --hf-config.',
+    })
+  }
   const json = new Map<string, Json>([
     ['architectures', [className]],
     ['model_type', modelType],
@@ -147,13 +171,20 @@ export function configFromArgs(args: Args, observed: Observed, findings: Finding
     } else {
       json.set('num_experts', experts)
       json.set('moe_intermediate_size', width)
-      json.set('norm_topk_prob', true)
+      json.set('norm_topk_prob', sharedWidth === null)
+      if (sharedWidth !== null) json.set('shared_expert_intermediate_size', sharedWidth)
     }
   }
   return withFloats(json, new Set(['rope_theta']))
 }
 
-function classOf(experts: number | null, headNorms: boolean, qkvBias: boolean): readonly [string, string] {
+function classOf(
+  experts: number | null,
+  shared: boolean,
+  headNorms: boolean,
+  qkvBias: boolean,
+): readonly [string, string] {
+  if (shared) return ['Qwen2MoeForCausalLM', 'qwen2_moe']
   if (experts !== null) return headNorms ? ['Qwen3MoeForCausalLM', 'qwen3_moe'] : ['MixtralForCausalLM', 'mixtral']
   if (headNorms) return ['Qwen3ForCausalLM', 'qwen3']
   return qkvBias ? ['Qwen2ForCausalLM', 'qwen2'] : ['LlamaForCausalLM', 'llama']
@@ -284,6 +315,14 @@ export function argsFromConfig(
       : ([
           ['moe_router_topk', experts.used],
           ['moe_ffn_hidden_size', experts.intermediateSize],
+          // probabilities of all experts, of which those chosen are left as they are
+          ['moe_router_pre_softmax', config.modelType === 'qwen2_moe'],
+          ...(experts.sharedIntermediateSize === undefined
+            ? []
+            : ([
+                ['moe_shared_expert_intermediate_size', experts.sharedIntermediateSize],
+                ['moe_shared_expert_gate', true],
+              ] as const)),
           ['moe_grouped_gemm', false],
           ['expert_tensor_parallel_size', tensor],
         ] as const)),

@@ -24,6 +24,7 @@ const FAMILIES: ReadonlySet<string> = new Set([
   'mistral',
   'mixtral',
   'qwen2',
+  'qwen2moe',
   'qwen3',
   'qwen3moe',
   'gpt2',
@@ -48,7 +49,14 @@ const MODULES: ReadonlyMap<string, string> = new Map([
   ['mlp.gate', 'mlp.linear_fc1'],
   ['mlp.up', 'mlp.linear_fc1'],
   ['mlp.down', 'mlp.linear_fc2'],
+  ['mlp.shared.gate', 'mlp.shared_experts.linear_fc1'],
+  ['mlp.shared.up', 'mlp.shared_experts.linear_fc1'],
+  ['mlp.shared.down', 'mlp.shared_experts.linear_fc2'],
 ])
+
+/** The one parameter that is no module of its own: what the shared experts' output is gated by. */
+const SHARED_GATE = 'mlp.shared_gate'
+const SHARED_GATE_NAME = 'mlp.shared_experts.gate_weight'
 
 /** Why an architecture cannot be Megatron's, or null if it can. */
 export function refusesArchitecture(id: string): string | null {
@@ -74,9 +82,10 @@ export function slotsOf(architecture: Architecture, config: ModelConfig): readon
     const [, layer = '', path = '', field = ''] = /^blocks\.(\d+)\.(.+)\.(weight|bias)$/.exec(role) ?? []
     const [, expert] = /^mlp\.experts\.(\d+)\./.exec(path) ?? []
     const module = path.replace(/^mlp\.experts\.\d+\./, 'mlp.')
-    const below = `blocks.${layer}.${expert === undefined ? '' : `mlp.experts.${expert}.`}`
-    const sibling = (part: string): Role => `${below}${expert === undefined ? `mlp.${part}` : part}.${field}`
-    if (module === 'attn.k' || module === 'attn.v' || (module === 'mlp.up' && shapes.has(sibling('gate')))) return []
+    const sibling = (part: string): Role => `blocks.${layer}.${path.replace(/\w+$/, part)}.${field}`
+    if (path === SHARED_GATE) return slot(`decoder.layers.${layer}.${SHARED_GATE_NAME}`)
+    if (module === 'attn.k' || module === 'attn.v') return []
+    if (/^mlp\.(?:shared\.)?up$/.test(module) && shapes.has(sibling('gate'))) return []
     const known = MODULES.get(module)
     if (known === undefined) {
       throw new AppError('unsupported', `Megatron has no place for ${role} of ${config.className} here`, {
@@ -94,7 +103,7 @@ export function slotsOf(architecture: Architecture, config: ModelConfig): readon
       const roles = ['q', 'k', 'v'].map((part) => `blocks.${layer}.attn.${part}.${field}`)
       return slot(name, { kind: 'qkv', roles, shape: rowsOf(roles) })
     }
-    if (module !== 'mlp.gate') return slot(name)
+    if (!/^mlp\.(?:shared\.)?gate$/.test(module)) return slot(name)
     const roles = [role, sibling('up')]
     return slot(name, { kind: 'gated', roles, shape: rowsOf(roles) })
   })

@@ -46,7 +46,11 @@ export async function readRanks(folder: Folder, files: readonly RankFile[]): Pro
   const copies: Copies[] = []
   const joined = stages.map((experts) => joinStage(experts, gated, copies))
   return {
-    tensors: joinStages(joined),
+    tensors: joinStages(
+      joined,
+      grid.stages.map(([[path = ''] = []]) => path),
+      args,
+    ),
     args,
     files: grid.paths,
     argsFile: first.path,
@@ -327,26 +331,54 @@ function join(name: string, parts: readonly Recipe[], gated: boolean, places: re
   }
 }
 
-/** Chunk after chunk, and in each stage after stage; layers are counted, since stages may have different numbers. */
-function joinStages(stages: readonly (readonly Tensors[])[]): Tensors {
+/**
+ * Chunk after chunk, and in each stage after stage: so Megatron deals out layers, evenly or not (virtual stages, fewer
+ * layers in the first or last stage, a layout of one's own). How many a stage has is counted.
+ */
+function joinStages(stages: readonly (readonly Tensors[])[], files: readonly string[], args: Args): Tensors {
   const joined = new Map<string, Recipe>()
   const chunks = stages.reduce((a, stage) => Math.max(a, stage.length), 0)
+  const counts: number[] = []
   let base = 0
   for (const chunk of range(chunks)) {
-    for (const stage of stages) {
-      const tensors = stage[chunk] ?? new Map<string, Recipe>()
-      let layers = 0
+    for (const [at, stage] of stages.entries()) {
+      const tensors = stage[chunk]
+      const file = files[at] ?? ''
+      if (tensors === undefined) {
+        throw badStages(
+          `${file} holds ${stage.length} chunks of the model (model0, model1, ...), others ${chunks}`,
+          file,
+        )
+      }
+      const layers = new Set([...tensors.keys()].flatMap((name) => layerOf(name) ?? []))
+      const first = layers.size === 0 ? 0 : Math.min(...layers)
+      // counted from 0 in each stage, or through the model
+      if (first !== 0 && first !== base) {
+        throw badStages(`The layers in ${file} begin at ${first}, not at 0, and before them are ${base}`, file)
+      }
       for (const [name, recipe] of tensors) {
         const layer = layerOf(name)
-        if (layer !== null) layers = Math.max(layers, layer + 1)
-        const global = layer === null ? name : withLayer(name, base + layer)
+        const global = layer === null ? name : withLayer(name, base + layer - first)
         // a tied embedding is on the first stage and, for the head, on the last
         if (!joined.has(global)) joined.set(global, recipe)
       }
-      base += layers
+      counts.push(layers.size)
+      base += layers.size
     }
   }
+  const said = args.get('num_layers')
+  if (typeof said === 'number' && said !== base && stages.length * chunks > 1) {
+    const shown = counts.join(' + ')
+    throw badStages(`The stages hold ${shown} = ${base} layers, but num_layers is ${said}`, files[0] ?? '')
+  }
   return joined
+}
+
+function badStages(message: string, file: string): AppError {
+  return new AppError('malformed', message, {
+    where: { file },
+    hint: 'Which layers these are cannot be known. Copy all files of one iteration, or save it as torch_dist (--ckpt-format torch_dist).',
+  })
 }
 
 function range(length: number): readonly number[] {

@@ -192,6 +192,7 @@ function distFindings({ tensor, pipeline, expert }: Parallelism): readonly Findi
 function requireDivisible({ config }: Checkpoint, { tensor, pipeline, expert }: Parallelism): void {
   const { experts } = config
   const width = experts?.intermediateSize ?? config.intermediateSize
+  const shared = experts?.sharedIntermediateSize
   if (expert > 1 && experts === undefined) {
     throw new AppError('bad-option', `--ep ${expert} divides experts, and ${config.className} has none`, {
       hint: 'Leave it out; --tp and --pp divide this model.',
@@ -200,6 +201,7 @@ function requireDivisible({ config }: Checkpoint, { tensor, pipeline, expert }: 
   const rules: readonly (readonly [string, number, string, number])[] = [
     ['tp', tensor, 'groups of attention heads', config.kvHeads],
     ['tp', tensor, 'channels of the MLP', width],
+    ...(shared === undefined ? [] : ([['tp', tensor, 'channels of the shared experts', shared]] as const)),
     ['pp', pipeline, 'layers', config.layers],
     ...(experts === undefined ? [] : ([['ep', expert, 'experts', experts.count]] as const)),
   ]

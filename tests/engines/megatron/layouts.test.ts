@@ -19,18 +19,24 @@ function numbers({ shape, first }: Leaf): Recipe {
   return literal({ dtype: 'f32', shape }, new Uint8Array(values.buffer))
 }
 
-function torchFile(args: Record<string, number | boolean | string>, model: Tree, version = 3): Uint8Array {
+type Values = Record<string, number | boolean | string | readonly number[]>
+
+/** `model`: one model, or the chunks of a stage that has several. */
+function torchFile(args: Values, model: Tree | readonly Tree[], version = 3): Uint8Array {
   const writer = new TorchFileWriter()
   const value = (of: Tree | Leaf, name: string): PickleValue =>
     isLeaf(of)
       ? writer.tensor(name, numbers(of))
       : pickledDict(Object.entries(of).map(([key, item]) => [key, value(item, key)]))
-  const namespace = pickledCall(pickledGlobal('argparse', 'Namespace'), [], 'new', pickledDict(Object.entries(args)))
-  const root = pickledDict([
-    ['args', namespace],
-    ['checkpoint_version', version],
-    ['model', value(model, 'model')],
+  const entries = Object.entries(args).map(([key, item]): [string, PickleValue] => [
+    key,
+    typeof item === 'object' ? { kind: 'list', items: [...item] } : item,
   ])
+  const namespace = pickledCall(pickledGlobal('argparse', 'Namespace'), [], 'new', pickledDict(entries))
+  const models = Array.isArray(model)
+    ? (model as readonly Tree[]).map((chunk, at): [string, PickleValue] => [`model${at}`, value(chunk, `model${at}`)])
+    : [['model', value(model as Tree, 'model')] as [string, PickleValue]]
+  const root = pickledDict([['args', namespace], ['checkpoint_version', version], ...models])
   const { size, segments } = writer.plan('x.pt', 'x', root)
   const bytes = new Uint8Array(size)
   for (const segment of segments) {
@@ -119,6 +125,91 @@ describe('names from before Megatron-Core', () => {
   })
 })
 
+describe('pipelines', () => {
+  const LAYERS = 5
+  /** Layer `global`, whose tensors begin with that many thousands, as layer `local` of a stage. */
+  const layer = (local: number, global: number): Tree => {
+    const name = (rest: string): string => `decoder.layers.${local}.${rest}`
+    const at = 1000 * (global + 1)
+    return {
+      [name('self_attention.linear_qkv.layer_norm_weight')]: leaf(at, 4),
+      [name('self_attention.linear_qkv.weight')]: leaf(at + 100, 12, 4),
+      [name('self_attention.linear_proj.weight')]: leaf(at + 200, 4, 4),
+      [name('mlp.linear_fc1.layer_norm_weight')]: leaf(at + 300, 4),
+      [name('mlp.linear_fc1.weight')]: leaf(at + 400, 12, 4),
+      [name('mlp.linear_fc2.weight')]: leaf(at + 500, 4, 6),
+    }
+  }
+  const first = { 'embedding.word_embeddings.weight': leaf(0, 3, 4) }
+  const last = { 'decoder.final_layernorm.weight': leaf(0, 4), 'output_layer.weight': leaf(900, 3, 4) }
+  const chunk = (...globals: readonly number[]): Tree =>
+    Object.assign({}, ...globals.map((global, local) => layer(local, global))) as Tree
+  const args = (stages: number, more: Values = {}): Values => ({
+    ...ARGS,
+    num_layers: LAYERS,
+    pipeline_model_parallel_size: stages,
+    ...more,
+  })
+  const pipeline = (own: Values, ...stages: readonly (Tree | readonly Tree[])[]): Files =>
+    Object.assign({}, ...stages.map((stage, at) => rank(`00_00${at}`, torchFile(own, stage))), {
+      'latest_checkpointed_iteration.txt': utf8('7'),
+    }) as Files
+
+  async function expectInOrder(files: Files): Promise<void> {
+    for (let global = 0; global < LAYERS; global++) {
+      const name = `model.layers.${global}.mlp.down_proj.weight`
+      expect(await valuesOf(files, name), name).toEqual(run(1000 * (global + 1) + 500, 24))
+    }
+  }
+
+  test('fewer layers in the first and in the last stage', async () => {
+    const own = args(3, { decoder_first_pipeline_num_layers: 1, decoder_last_pipeline_num_layers: 2 })
+    await expectInOrder(pipeline(own, { ...first, ...chunk(0) }, chunk(1, 2), { ...chunk(3, 4), ...last }))
+  })
+
+  test('stages without layers, of the embedding and of the head', async () => {
+    const own = args(3, { account_for_embedding_in_pipeline_split: true, account_for_loss_in_pipeline_split: true })
+    await expectInOrder(pipeline(own, first, chunk(0, 1, 2, 3, 4), last))
+  })
+
+  test('virtual stages, of different numbers of layers', async () => {
+    const own = args(2, { num_layers_per_virtual_pipeline_stage: 1, virtual_pipeline_model_parallel_size: 2 })
+    // the first chunks of all stages come before the second ones
+    await expectInOrder(pipeline(own, [{ ...first, ...chunk(0) }, chunk(2, 3)], [chunk(1), { ...chunk(4), ...last }]))
+  })
+
+  test('a layout of one’s own, with layers counted through the model', async () => {
+    const own = args(2, { pipeline_model_parallel_layout: 'Et*4|tL' })
+    const moved = Object.assign({}, layer(4, 4), last) as Tree
+    await expectInOrder(pipeline(own, { ...first, ...chunk(0, 1, 2, 3) }, moved))
+  })
+
+  test.each([
+    [
+      'fewer layers than the model has',
+      [chunk(0, 1), chunk(2, 3)],
+      'The stages hold 2 + 2 = 4 layers, but num_layers is 5',
+    ],
+    ['more layers', [chunk(0, 1, 2), chunk(3, 4, 5)], 'The stages hold 3 + 3 = 6 layers, but num_layers is 5'],
+    [
+      'layers that begin anywhere',
+      [chunk(0, 1), Object.assign({}, layer(3, 3), layer(4, 4)) as Tree],
+      'begin at 3, not at 0, and before them are 2',
+    ],
+    [
+      'chunks in one stage only',
+      [[chunk(0, 1), chunk(2, 3)], chunk(4)],
+      'holds 1 chunks of the model (model0, model1, ...), others 2',
+    ],
+  ] as const)('%s are refused', async (_, [one, other], message) => {
+    const with1 = (model: Tree | readonly Tree[], more: Tree): Tree | readonly Tree[] =>
+      Array.isArray(model) ? [{ ...(model[0] as Tree), ...more }, ...model.slice(1)] : { ...(model as Tree), ...more }
+    const error = await failure(pipeline(args(2), with1(one, first), with1(other, last)))
+    expect(error.code).toBe('malformed')
+    expect(error.message).toContain(message)
+  })
+})
+
 describe('experts', () => {
   const EXPERTS = { ...ARGS, num_experts: 4, moe_router_topk: 2, expert_model_parallel_size: 2 }
   const half = (first: number, experts: Tree): Tree => ({
@@ -152,6 +243,24 @@ describe('experts', () => {
     expect(await valuesOf(files, w(2, 2))).toEqual(run(2050, 24))
     const { [Object.keys(files)[1]!]: _, ...alone } = files
     expect(await failure(alone)).toMatchObject({ code: 'missing-file' })
+  })
+
+  test.each([
+    [{ moe_layer_freq: [0, 1] }, 'experts in some layers only'],
+    [{ moe_layer_freq: 2 }, 'experts in some layers only'],
+    [{ moe_router_score_function: 'sigmoid' }, 'a router that scores by sigmoid'],
+    [{ moe_router_enable_expert_bias: true }, 'biases on the choice of experts'],
+    [{ moe_router_pre_softmax: true }, 'routing weights that are not normalised'],
+    [{ moe_shared_expert_intermediate_size: 8 }, 'shared experts without a gate'],
+  ])('what changes their choice is refused: %j', async (more: Values, message) => {
+    const own = {
+      'decoder.layers.0.mlp.experts.weight1': leaf(0, 4, 48),
+      'decoder.layers.0.mlp.experts.weight2': leaf(0, 24, 4),
+    }
+    const files = rank('00', torchFile({ ...EXPERTS, expert_model_parallel_size: 1, ...more }, half(0, own)))
+    const error = await failure(files)
+    expect(error.code).toBe('unsupported')
+    expect(error.message).toContain(message)
   })
 
   test('grouped in one matrix, the other way round', async () => {

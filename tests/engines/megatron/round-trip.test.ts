@@ -1,5 +1,7 @@
 import { describe, expect, test } from 'vitest'
+import { loadMegatron } from '../../../src/engines/megatron/open.ts'
 import { DEFAULT_FAKE } from '../../../src/models/fake.ts'
+import { memoryFolder } from '../../contracts/memory.ts'
 import {
   jsonBytes,
   noShared,
@@ -13,15 +15,8 @@ import {
 } from '../hf/folder.ts'
 import { convert, madeUp, weightsOf } from './folder.ts'
 
-const LAYOUTS: readonly (readonly [number, number])[] = [
-  [1, 1],
-  [2, 1],
-  [1, 2],
-  [2, 2],
-  [4, 1],
-  [1, 4],
-  [4, 4],
-]
+const SIZES = [1, 2, 4]
+const LAYOUTS = SIZES.flatMap((tp) => SIZES.map((pp) => [tp, pp] as const))
 
 const base = {
   hidden_size: 64,
@@ -63,6 +58,18 @@ const MADE_UP: Record<string, Record<string, unknown>> = {
     decoder_sparse_step: 1,
     mlp_only_layers: [],
   },
+  qwen2moe: {
+    ...base,
+    architectures: ['Qwen2MoeForCausalLM'],
+    model_type: 'qwen2_moe',
+    moe_intermediate_size: 32,
+    shared_expert_intermediate_size: 48,
+    num_experts: 8,
+    num_experts_per_tok: 2,
+    norm_topk_prob: false,
+    decoder_sparse_step: 1,
+    mlp_only_layers: [],
+  },
   gpt2: {
     architectures: ['GPT2LMHeadModel'],
     model_type: 'gpt2',
@@ -100,7 +107,7 @@ describe('HuggingFace to Megatron and back', () => {
     }
   })
 
-  test.each(['llama', 'tied', 'biased', 'qwen2', 'qwen3', 'mixtral', 'qwen3moe', 'gpt2'])(
+  test.each(['llama', 'tied', 'biased', 'qwen2', 'qwen3', 'mixtral', 'qwen2moe', 'qwen3moe', 'gpt2'])(
     '%s, by its arguments alone',
     { timeout: 60_000 },
     async (name) => {
@@ -176,6 +183,7 @@ describe('HuggingFace to Megatron and back', () => {
     ['llama', { tp: 8 }, '--tp 8 does not divide the 4 groups of attention heads'],
     ['llama', { pp: 3 }, '--pp 3 does not divide the 4 layers'],
     ['llama', { ep: 2 }, '--ep 2 divides experts, and LlamaForCausalLM has none'],
+    ['qwen2moe', { tp: 3, pp: 1 }, '--tp 3 does not divide the 4 groups of attention heads'],
     ['mixtral', { ep: 3 }, '--ep 3 does not divide the 4 experts'],
     ['mixtral', { ep: 8, tp: 2 }, '--ep 8 does not divide the 4 experts'],
     ['mixtral', { ep: 3, 'checkpoint-format': 'torch_dist' }, '--ep 3 does not divide the 4 experts'],
@@ -200,8 +208,6 @@ describe('HuggingFace to Megatron and back', () => {
 })
 
 describe('experts over ranks', () => {
-  const SIZES = [1, 2, 4]
-
   /** The folders that Megatron looks for. */
   function folders(tp: number, pp: number, ep: number): readonly string[] {
     const paths: string[] = []
@@ -233,16 +239,33 @@ describe('experts over ranks', () => {
     for (const pp of SIZES) for (const ep of SIZES) await expectSame(files, tp, pp, ep)
   })
 
+  test.each(['qwen2moe', 'qwen3moe'])('%s over two ranks, bit for bit', { timeout: 120_000 }, async (name) => {
+    const files = await madeUp(MADE_UP[name]!)
+    for (const [tp, pp] of LAYOUTS) await expectSame(files, tp, pp, 2)
+    await expectSame(files, 4, 1, 8)
+  })
+
   test('Qwen3-MoE with fake weights, bit for bit', { timeout: 120_000 }, async () => {
     const config = { 'config.json': jsonBytes(MADE_UP['qwen3moe']) }
     const { files } = await convert(config, 'huggingface', {}, { fakeWeights: { ...DEFAULT_FAKE, seed: 7 } })
-    for (const [tp, pp, ep] of [
-      [1, 1, 8],
-      [2, 1, 4],
-      [1, 2, 2],
-      [4, 4, 4],
-    ] as const)
-      await expectSame(files, tp, pp, ep)
+    await expectSame(files, 1, 2, 2)
+  })
+
+  test('shared experts are whole in each rank of the experts, and divided like an MLP by the others', async () => {
+    const files = await madeUp(MADE_UP['qwen2moe']!)
+    const { files: ranks } = await convert(files, 'megatron', { tp: 2, ep: 2, 'checkpoint-format': 'torch' })
+    const folder = memoryFolder(ranks)
+    const { weights } = await loadMegatron(folder)
+    const shapes = (name: string): string[] =>
+      weights.parts.filter((part) => part.name === name).map(({ recipe }) => recipe.shape.join('x'))
+    const layer = 'decoder.layers.3.mlp.shared_experts'
+    expect(shapes(`${layer}.linear_fc1.weight`)).toEqual(Array(4).fill('48x64'))
+    expect(shapes(`${layer}.linear_fc2.weight`)).toEqual(Array(4).fill('64x24'))
+    expect(shapes(`${layer}.gate_weight`)).toEqual(Array(4).fill('1x64'))
+    expect(weights.args.get('moe_shared_expert_intermediate_size')).toBe(48)
+    expect(weights.args.get('moe_shared_expert_gate')).toBe(true)
+    expect(weights.args.get('moe_router_pre_softmax')).toBe(true)
+    expect(weights.args.get('add_qkv_bias')).toBe(true)
   })
 
   test.skipIf(noShared)('the shared Mixtral (../shared/models)', { timeout: 60_000 }, async () => {

@@ -75,7 +75,7 @@ const RANKS: Defects = [
         .filter(({ name }) => name.startsWith('decoder.layers.1.'))
         .map((tensor) => ({ ...tensor, name: tensor.name.replace('layers.1.', 'layers.2.') })),
     ]),
-    { code: 'tensor-ignored', tensor: 'decoder.layers.4.input_layernorm.weight', file: at('00_001') },
+    { code: 'malformed', file: at('00_000'), says: 'The stages hold 2 + 3 = 5 layers, but num_layers is 4' },
   ],
   [
     'another type on one rank',
@@ -130,7 +130,7 @@ const RANKS: Defects = [
   [
     'arguments that say another number of layers',
     inRanks(['00_000', '01_000', '00_001', '01_001'], same, { args: { num_layers: 5 } }),
-    { code: 'missing-tensor', tensor: 'decoder.layers.4.input_layernorm.weight', file: at('00_000') },
+    { code: 'malformed', file: at('00_000'), says: 'The stages hold 2 + 2 = 4 layers, but num_layers is 5' },
   ],
   [
     'a vocabulary that is padded otherwise than the arguments say',
