@@ -19,6 +19,9 @@ export function huggingFaceFacts(id: string, config: ModelConfig): ReadonlyMap<s
 
 type Entry = readonly [key: string, value: Json | undefined]
 
+/** The first MiniCPM's scales, which its files left to llama.cpp. */
+const UNSAID_MINICPM = { embedding: 12, depth: 1.4, base: 256 }
+
 /** Bucket distance of T5, which llama.cpp has built in. */
 const T5_DISTANCE = 128
 
@@ -77,15 +80,19 @@ function entries(id: string, config: ModelConfig): readonly Entry[] {
       ]
     case 'minicpm':
       return [
-        ['scale_emb', config.embeddingScale],
-        ['scale_depth', rooted(config)],
-        ['dim_model_base', config.hiddenSize / (config.logitDivisor ?? 1)],
+        ['scale_emb', config.embeddingScale ?? UNSAID_MINICPM.embedding],
+        ['scale_depth', config.residualScale === undefined ? UNSAID_MINICPM.depth : rooted(config)],
+        [
+          'dim_model_base',
+          config.logitDivisor === undefined ? UNSAID_MINICPM.base : config.hiddenSize / config.logitDivisor,
+        ],
       ]
     case 'granite':
       return [
         ['embedding_multiplier', config.embeddingScale],
         ['residual_multiplier', config.residualScale],
-        ['attention_multiplier', config.attentionScale],
+        // its class takes 1 where nothing is said, llama.cpp what all models have
+        ['attention_multiplier', config.attentionScale ?? 1 / Math.sqrt(config.headDim)],
         ['logits_scaling', config.logitDivisor],
       ]
     default:

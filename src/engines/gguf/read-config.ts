@@ -24,7 +24,7 @@ const BIAS_FLAGS: readonly (readonly [flag: string, tensor: string])[] = [
 ]
 
 /** Families whose configurations have those flags; others have their biases always, or never. */
-const WITH_BIAS_FLAGS: ReadonlySet<string> = new Set(['llama', 'granite'])
+const WITH_BIAS_FLAGS: ReadonlySet<string> = new Set(['llama', 'granite', 'minicpm'])
 
 /** A configuration rebuilt from keys, or why there is none. */
 export type RebuiltConfig = { readonly config: ModelConfig } | { readonly because: string }
