@@ -94,8 +94,23 @@ describe('made-up weights from a configuration alone', () => {
     )
   })
 
-  test('a configuration without weights is still an error without the wish', async () => {
-    await expect(run({ transforms: {} })).rejects.toMatchObject({ code: 'missing-file' })
+  test('as a file says it, which goes before what is set', async () => {
+    const fakeWeights = { ...DEFAULT_FAKE, seed: 9, std: 0.5, tensors: { 'lm_head.weight': { value: 2 } } }
+    const text = '{"seed": 9, "std": 0.5, "tensors": {"lm_head.weight": {"value": 2}}}'
+    const fakeConfig = { name: 'fake.json', text }
+    const told = await run({ transforms: { fakeConfig, fakeWeights: DEFAULT_FAKE } })
+    expect(hashes(told.report)).toEqual(hashes((await run({ transforms: { fakeWeights } })).report))
+    await expect(run({ transforms: { fakeConfig: { name: 'fake.json', text: '{"sed": 1}' } } })).rejects.toMatchObject({
+      code: 'bad-option',
+      message: expect.stringContaining('fake.json'),
+    })
+  })
+
+  test('a configuration without weights is still an error without the wish, which names what is missing', async () => {
+    await expect(run({ transforms: {} })).rejects.toMatchObject({
+      code: 'missing-file',
+      where: { missing: ['model.safetensors'] },
+    })
   })
 
   test('a folder without a configuration has none to make weights from', async () => {
@@ -120,6 +135,22 @@ describe('folding on request', () => {
     await expect(twice).rejects.toMatchObject({
       code: 'bad-option',
       message: 'The multipliers of this model were folded into its weights before',
+    })
+  })
+
+  test('an inspection says whether it can be, by force or why not', async () => {
+    const inspected = async (config: object): Promise<unknown> => {
+      const host = testHost({ input: memoryFolder(configOnly(config)), output: new MemoryOutput() })
+      return (await createApi(host).inspect(ANYWHERE, { fakeWeights: DEFAULT_FAKE })).mup
+    }
+    expect(await inspected(MINICPM)).toEqual({ folds: 'yes', because: null })
+    expect(await inspected({ ...CONFIG, scale_emb: 12 })).toEqual({
+      folds: 'forced',
+      because: 'LlamaForCausalLM has scale_emb, but is not known to use muP',
+    })
+    expect(await inspected(CONFIG)).toEqual({
+      folds: 'no',
+      because: 'LlamaForCausalLM is not a muP model: there is nothing to fold',
     })
   })
 

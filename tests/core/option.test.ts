@@ -47,3 +47,17 @@ test('a list takes one text or several, and nothing else', () => {
   expect(() => resolve(7)).toThrow(/--set cannot be 7/)
   expect(() => resolve({ name: 'a', bytes: new Uint8Array(1) })).toThrow(/--set cannot be a file/)
 })
+
+test('a number need not be whole', () => {
+  const std: OptionSpec = {
+    name: 'std',
+    title: 'Std',
+    help: '',
+    kind: { kind: 'number', min: 0.001, max: 2, default: null },
+  }
+  expect(resolveOptions([std], {})).toEqual({ std: null })
+  expect(resolveOptions([std], { std: '0.5' })).toEqual({ std: 0.5 })
+  for (const wrong of [0, 3, 'x', '', ['1']]) {
+    expect(() => resolveOptions([std], { std: wrong }), String(wrong)).toThrow('--std cannot be')
+  }
+})
