@@ -339,3 +339,100 @@ test('several files get a folder of their own, named by the user or after the mo
   await session.convert()
   expect(names).toEqual(['Meta-Llama-3.1-8B-Instruct-gguf', 'my-model'])
 })
+
+/** A wire that knows adapters and configurations by the names of their places. */
+function setUpPlaces() {
+  const given: Parameters<Wire['inspect']>[] = []
+  const fake = code.createFakeWire()
+  const nameOf = (place: Parameters<Wire['inspect']>[0]): string => ('name' in place ? place.name : '')
+  const inspect: Wire['inspect'] = async (place, transforms) => {
+    given.push([place, transforms])
+    const name = nameOf(place)
+    if (name.startsWith('adapter')) throw new code.AppError('needs-base', `${name} is a LoRA adapter`)
+    if (name === 'config' && transforms?.fakeWeights === undefined) {
+      const where = { file: 'model.safetensors', missing: ['model.safetensors'] }
+      throw new code.AppError('missing-file', 'model.safetensors is not there', { where })
+    }
+    if (name === 'checkpoint' && transforms?.hfConfig === undefined) {
+      throw new code.AppError('malformed', 'It does not say hidden_size', { hint: 'Give it with --hf-config.' })
+    }
+    if (transforms?.adapters?.some(({ place }) => nameOf(place) === 'adapter of another')) {
+      throw new code.AppError('bad-tensor', 'q_proj has another shape')
+    }
+    return fake.inspect(place, transforms)
+  }
+  return { ...setUp({}, {}, { inspect }), given }
+}
+
+const placed = (name: string) => ({ kind: 'files', name, files: [] }) as const
+
+test('an adapter waits for its base; on a model that is open it is merged, and one that does not fit costs nothing', async () => {
+  const { session, given } = setUpPlaces()
+  await session.open(placed('adapter'), 'adapter')
+  expect(session.need).toMatchObject({ kind: 'base', message: 'adapter is a LoRA adapter' })
+  await session.openBase(placed('adapter 2'), 'adapter 2')
+  expect(session.need).toMatchObject({ kind: 'base', adapters: [{ name: 'adapter' }, { name: 'adapter 2' }] })
+  await session.openBase(placed('base'), 'base')
+  expect(session.screen).toBe('model')
+  expect(given.at(-1)).toEqual([
+    placed('base'),
+    {
+      adapters: [
+        { place: placed('adapter'), weight: 1 },
+        { place: placed('adapter 2'), weight: 1 },
+      ],
+    },
+  ])
+
+  await session.open(placed('adapter of another'), 'adapter of another')
+  expect(session.screen).toBe('model')
+  expect(session.notice).toBe('q_proj has another shape')
+  expect(session.model?.source.adapters.map(({ name }) => name)).toEqual(['adapter', 'adapter 2'])
+  session.weigh(0, Number.NaN)
+  expect(session.optionFaults.size).toBe(1)
+  session.weigh(0, 0.5)
+  expect(session.optionFaults.size).toBe(0)
+  await vi.waitFor(() => expect(session.plan).not.toBeNull())
+  await session.convert()
+  expect(session.conversion.request?.transforms?.adapters?.map(({ weight }) => weight)).toEqual([0.5, 1])
+})
+
+test('a configuration alone can have its weights made up, and a checkpoint can be given one', async () => {
+  const { session, given } = setUpPlaces()
+  await session.open(placed('config'), 'config.json')
+  expect(session.need).toMatchObject({ kind: 'weights', outline: { className: 'LlamaForCausalLM' } })
+  await session.reopen((source) => ({ ...source, madeUp: true }))
+  expect(session.screen).toBe('model')
+  expect(session.transforms).toEqual({ 'fake-weight': true })
+  session.clearOptions()
+  expect(session.transforms, 'there are no other weights').toEqual({ 'fake-weight': true })
+
+  await session.open(placed('checkpoint'), 'checkpoint')
+  expect(session.need?.kind).toBe('config')
+  await session.reopen((source) => ({ ...source, config: { name: 'config.json', text: '{}' } }))
+  expect(session.screen).toBe('model')
+  expect(given.at(-1)?.[1]).toEqual({ hfConfig: '{}' })
+})
+
+test('what a dead job left beside its output is swept, not that of one that runs or can be resumed', async () => {
+  const swept: string[] = []
+  const { session, held } = setUp({ interrupted: true })
+  Object.assign(session.page.shelf, {
+    stages: async () => ['k0', 'running', 'dead'],
+    sweep: async (key: string) => void swept.push(key),
+  })
+  held.add('running')
+  await session.kept.sweep()
+  expect(swept).toEqual(['dead'])
+})
+
+test('what an earlier conversion left in the same place goes', async () => {
+  const tidied: [string, readonly string[]][] = []
+  const { session } = setUp()
+  Object.assign(session.page.shelf, {
+    tidy: async ({ path }: ScratchPlace, files: readonly string[]) => void tidied.push([path, files]),
+  })
+  await session.open(SAMPLE, 'the sample')
+  await session.convert()
+  expect(tidied).toEqual([[expect.stringContaining('gguf Q4_K_M'), ['Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf']]])
+})

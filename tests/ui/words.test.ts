@@ -44,6 +44,8 @@ test('options are called by their titles', () => {
 test('hints of the command are replaced where the page does it otherwise', () => {
   expect(errorHint('output-exists', 'Choose another name, or ask for overwriting (--overwrite).')).not.toMatch(/--/)
   expect(errorHint('bad-option', 'Leave --imatrix out.', [imatrix])).toBe('Leave “Importance matrix” out.')
+  expect(errorHint('not-a-model', 'These can be read: GGUF (llama.cpp). Give the file.')).not.toMatch(/GGUF/)
+  expect(errorHint('not-a-model', 'Open one of them: a, b.')).toBe('Open one of them: a, b.')
   expect(errorHint('internal', null)).toBeNull()
 })
 

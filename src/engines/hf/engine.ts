@@ -83,8 +83,8 @@ async function open(folder: Folder): Promise<Checkpoint> {
   return checkpoint
 }
 
-function canInfer(checkpoint: Checkpoint): Verdict {
-  return { can: false, because: `the forward pass of ${checkpoint.architecture} is not described yet` }
+function canInfer(): Verdict {
+  return { can: false, because: 'only GGUF files can be run so far' }
 }
 
 /** HuggingFace transformers. */

@@ -1,6 +1,5 @@
 /** Megatron-LM checkpoints. Source: https://github.com/NVIDIA/Megatron-LM */
 import type { Folder } from '../../core/bytes.ts'
-import type { Checkpoint } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Engine, InputKind, Match, Verdict } from '../engine.ts'
 import { findMegatron, type MegatronFolder } from './files.ts'
@@ -63,8 +62,8 @@ function describe({ weights }: MegatronFolder): string {
   return weights.kind === 'dist' ? 'a distributed checkpoint' : 'model.pt with metadata.json'
 }
 
-function canInfer(checkpoint: Checkpoint): Verdict {
-  return { can: false, because: `the forward pass of ${checkpoint.architecture} is not described yet` }
+function canInfer(): Verdict {
+  return { can: false, because: 'only GGUF files can be run so far' }
 }
 
 /** Megatron-LM and Megatron-Core. */

@@ -1,6 +1,5 @@
 /** MLX folders as mlx-lm reads and writes them. Source: https://github.com/ml-explore/mlx-lm */
 import type { Folder } from '../../core/bytes.ts'
-import type { Checkpoint } from '../../core/checkpoint.ts'
 import type { Engine, Match, Verdict } from '../engine.ts'
 import { findMlx } from './files.ts'
 import { planMlx } from './layout.ts'
@@ -19,8 +18,8 @@ async function detect(folder: Folder): Promise<Match | null> {
   return { format: 'mlx', kind: 'mlx', confidence: CONFIDENCE, because: found.because, entry: found.weights[0] ?? '' }
 }
 
-function canInfer(checkpoint: Checkpoint): Verdict {
-  return { can: false, because: `the forward pass of ${checkpoint.architecture} is not described yet` }
+function canInfer(): Verdict {
+  return { can: false, because: 'only GGUF files can be run so far' }
 }
 
 /** MLX, for Apple's own processors. */

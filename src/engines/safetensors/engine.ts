@@ -1,6 +1,5 @@
 /** Bare tensors: a safetensors file, or shards of one, with no config.json to say what they are. */
 import type { Folder } from '../../core/bytes.ts'
-import type { Checkpoint } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
 import type { Finding } from '../../core/plan.ts'
 import { tensorBytes } from '../../core/tensor.ts'
@@ -51,8 +50,8 @@ async function* validate(folder: Folder): AsyncGenerator<Finding, void, void> {
   for await (const finding of checkWeights(folder, stored)) yield { ...finding, severity: 'warning' }
 }
 
-function canInfer({ architecture }: Checkpoint): Verdict {
-  return { can: false, because: `the forward pass of ${architecture} is not described yet` }
+function canInfer(): Verdict {
+  return { can: false, because: 'only GGUF files can be run so far' }
 }
 
 /** A safetensors file by itself. */

@@ -28,9 +28,13 @@ const ERROR_HINTS: Partial<Readonly<Record<ErrorCode, string>>> = {
   'source-changed': 'Start afresh, or bring back the file as it was.',
 }
 
+/** How the hint begins that lists what can be read: the page has a list of its own. */
+const READABLE = 'These can be read:'
+const GIVE_ALL = 'Give the file, or the folder that holds all of the model’s files.'
+
 /** The hint of a failure, for the page; null for none. */
 export function errorHint(code: ErrorCode, hint: string | null, specs: readonly OptionSpec[] = []): string | null {
-  const own = ERROR_HINTS[code]
+  const own = code === 'not-a-model' && hint?.startsWith(READABLE) === true ? GIVE_ALL : ERROR_HINTS[code]
   if (own !== undefined) return own
   return hint === null ? null : pageText(hint, specs)
 }
