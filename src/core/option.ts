@@ -9,6 +9,8 @@ export interface OptionSpec {
   readonly help: string
   /** The heading that it stands under with its like; absent for those that come first. */
   readonly group?: string
+  /** The formats of the sources that it is for; all if absent. */
+  readonly sources?: readonly string[]
   readonly kind: OptionKind
 }
 

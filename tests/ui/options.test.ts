@@ -4,6 +4,7 @@ import {
   changed,
   codeOf,
   faultOf,
+  furtherOptions,
   offeredTransforms,
   openTransforms,
   transformsOf,
@@ -19,6 +20,13 @@ test('only what differs from the defaults is asked for', () => {
   const specs = [count, text, flag, file]
   expect(changed(specs, { n: null, t: '', f: false, x: null })).toEqual({})
   expect(changed(specs, { n: 3, t: '5GB', f: true })).toEqual({ n: 3, f: true })
+})
+
+test('an option that is for other sources is not offered', () => {
+  const own: OptionSpec = { ...text, name: 'config', sources: ['safetensors'] }
+  const format = { id: 'x', title: 'X', reads: true, writes: true, options: [count, own], architectures: [] }
+  expect(furtherOptions(format, 'gguf').map(({ name }) => name)).toEqual(['n'])
+  expect(furtherOptions(format, 'safetensors').map(({ name }) => name)).toEqual(['n', 'config'])
 })
 
 test('a value is checked before it is sent', () => {

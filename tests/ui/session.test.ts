@@ -356,6 +356,7 @@ function setUpPlaces() {
     if (name === 'checkpoint' && transforms?.hfConfig === undefined) {
       throw new code.AppError('malformed', 'It does not say hidden_size', { hint: 'Give it with --hf-config.' })
     }
+    if (transforms?.hfConfig === 'not JSON') throw new code.AppError('bad-option', 'It is no JSON')
     if (transforms?.adapters?.some(({ place }) => nameOf(place) === 'adapter of another')) {
       throw new code.AppError('bad-tensor', 'q_proj has another shape')
     }
@@ -409,6 +410,8 @@ test('a configuration alone can have its weights made up, and a checkpoint can b
 
   await session.open(placed('checkpoint'), 'checkpoint')
   expect(session.need?.kind).toBe('config')
+  await session.reopen((source) => ({ ...source, config: { name: 'config.json', text: 'not JSON' } }))
+  expect(session.need, 'another one can be given').toEqual({ kind: 'config', message: 'It is no JSON' })
   await session.reopen((source) => ({ ...source, config: { name: 'config.json', text: '{}' } }))
   expect(session.screen).toBe('model')
   expect(given.at(-1)?.[1]).toEqual({ hfConfig: '{}' })

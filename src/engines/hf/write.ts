@@ -39,6 +39,7 @@ export const WRITE_OPTIONS: readonly OptionSpec[] = [
     name: 'config',
     title: 'Configuration',
     help: 'The config.json of the model, for weights that come without one.',
+    sources: ['safetensors'],
     kind: { kind: 'text', default: null, file: true },
   },
 ]

@@ -42,10 +42,10 @@ export class Conversion {
   async begin(request: ConvertRequest, { title, modelName }: About): Promise<string | null> {
     this.#request = request
     this.job.begin(title, modelName)
-    for (const place of readPlaces(request)) {
-      if (!(await this.#page.allowed(place, 'read'))) return lacking('read')
-    }
-    return (await this.#page.allowed(request.output, 'readwrite')) ? null : lacking('write into')
+    // A browser that was asked for one folder may want another click before it asks for the next.
+    const allowed: Page['allowed'] = (place, mode) => this.#page.allowed(place, mode).catch(() => false)
+    for (const place of readPlaces(request)) if (!(await allowed(place, 'read'))) return lacking('read')
+    return (await allowed(request.output, 'readwrite')) ? null : lacking('write into')
   }
 
   /** Converts to the end. Throws what it failed of, `cancelled` among it. */

@@ -67,9 +67,9 @@ export function formatRatio(output: number, source: number): string {
   return ratio > 1 ? `${times(ratio)} smaller` : `${times(1 / ratio)} larger`
 }
 
-/** "Q4_K", "BF16": types as the field writes them. */
+/** "Q4_K", "BF16": types as the field writes them. Words of whole bits are what codes of a few bits are packed into. */
 export function formatDType(dtype: string): string {
-  return dtype.toUpperCase()
+  return dtype === 'u32' ? 'packed' : dtype.toUpperCase()
 }
 
 function times(ratio: number): string {

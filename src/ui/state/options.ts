@@ -167,10 +167,10 @@ function isFakeType(value: OptionValue | undefined): value is FakeType {
   return value === 'f32' || value === 'f16' || value === 'bf16'
 }
 
-/** The options of a format beside the one that its targets are the choices of. */
-export function furtherOptions(info: FormatInfo | undefined): readonly OptionSpec[] {
+/** The options of a format for sources of another, beside the one that its targets are the choices of. */
+export function furtherOptions(info: FormatInfo | undefined, source: string): readonly OptionSpec[] {
   const main = mainOption(info)
-  return info?.options.filter(({ name }) => name !== main?.name) ?? []
+  return info?.options.filter(({ name, sources }) => name !== main?.name && sources?.includes(source) !== false) ?? []
 }
 
 /** The values that differ from the defaults of their options. */

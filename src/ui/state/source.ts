@@ -90,7 +90,9 @@ export function needOf(source: Source, { error, outline }: Failure): Need | null
     return { kind: 'base', adapters: [...source.adapters, own], message }
   }
   if (outline !== null) return { kind: 'weights', outline }
-  return source.config === null && hint?.includes('--hf-config') === true ? { kind: 'config', message } : null
+  // One that was given and does not do is to be replaced by another.
+  const unfit = source.config !== null && code !== 'source-lost'
+  return unfit || hint?.includes('--hf-config') === true ? { kind: 'config', message } : null
 }
 
 /** Whether a folder has a configuration, but no weights. */
