@@ -439,3 +439,19 @@ test('what an earlier conversion left in the same place goes', async () => {
   await session.convert()
   expect(tidied).toEqual([[expect.stringContaining('gguf Q4_K_M'), ['Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf']]])
 })
+
+test('a check that is stopped before it has begun is cancelled once it has', async () => {
+  const cancelled: string[] = []
+  const wire: Wire = {
+    ...code.createFakeWire(),
+    check: async () => new Promise((resolve) => setTimeout(() => resolve('job-2'), 20)),
+    cancel: async (id) => void cancelled.push(id),
+    next: async () => [{ type: 'failed', error: new code.AppError('cancelled', 'It was cancelled').toData() }],
+  }
+  const check = new code.Check(wire, { input: SAMPLE })
+  const run = check.run()
+  await check.stop()
+  await run
+  expect(cancelled).toEqual(['job-2'])
+  expect(check).toMatchObject({ running: false, report: null, error: null })
+})

@@ -15,6 +15,8 @@ export class Check {
   readonly #wire: Wire
   readonly #request: CheckRequest
   #id: string | null = null
+  /** Whether it was told to stop, be it before it had an id. */
+  #stopped = false
 
   constructor(wire: Wire, request: CheckRequest) {
     this.#wire = wire
@@ -31,12 +33,14 @@ export class Check {
   async run(): Promise<void> {
     if (this.running) return
     this.running = true
+    this.#stopped = false
     this.item = ''
     this.report = null
     this.error = null
     try {
       const id = await this.#wire.check(this.#request)
       this.#id = id
+      if (this.#stopped) await this.stop()
       while (this.report === null) {
         const events = await this.#wire.next(id)
         if (events.length === 0) throw new AppError('internal', 'The check ended without a report')
@@ -56,6 +60,7 @@ export class Check {
   }
 
   async stop(): Promise<void> {
+    this.#stopped = true
     if (this.#id !== null) await this.#wire.cancel(this.#id).catch(() => undefined)
   }
 }
