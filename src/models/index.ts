@@ -57,6 +57,7 @@ const FAMILIES: readonly Family[] = [
     names: ['HunYuanDenseV1ForCausalLM', 'HunYuanDenseV1Model', 'hunyuan_v1_dense', 'hunyuan'],
     load: async () => (await import('./hunyuan.ts')).hunyuan,
   },
+  { names: ['ArceeForCausalLM', 'ArceeModel', 'arcee'], load: async () => (await import('./arcee.ts')).arcee },
   { names: ['Phi3ForCausalLM', 'Phi3Model', 'phi3'], load: async () => (await import('./phi3.ts')).phi3 },
   { names: ['GPT2LMHeadModel', 'GPT2Model', 'gpt2'], load: async () => (await import('./gpt2.ts')).gpt2 },
   {

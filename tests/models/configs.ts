@@ -68,6 +68,7 @@ export const CONFIGS: Readonly<Record<string, Readonly<Record<string, unknown>>>
   glm: of('GlmForCausalLM', 'glm', { head_dim: 16, partial_rotary_factor: 1 }),
   glm4: of('Glm4ForCausalLM', 'glm4', { head_dim: 16 }),
   hunyuan: of('HunYuanDenseV1ForCausalLM', 'hunyuan_v1_dense', { head_dim: 16 }),
+  arcee: of('ArceeForCausalLM', 'arcee', { hidden_act: 'relu2' }),
   cohere: of('CohereForCausalLM', 'cohere', { tie_word_embeddings: true }),
   cohere2: of('Cohere2ForCausalLM', 'cohere2', {
     sliding_window: 32,

@@ -152,6 +152,7 @@ describe.each([
   ['glm', 'GlmForCausalLM'],
   ['glm4', 'Glm4ForCausalLM'],
   ['hunyuan', 'HunYuanDenseV1ForCausalLM'],
+  ['arcee', 'ArceeForCausalLM'],
   ['cohere', 'CohereForCausalLM'],
   ['cohere2', 'Cohere2ForCausalLM'],
   ['phi3', 'Phi3ForCausalLM'],

@@ -13,8 +13,8 @@ interface Family {
   /** Attention and MLP both see the block's input. */
   readonly parallel?: true
   readonly activation: (x: number) => number
-  /** Gate and up in one matrix. */
-  readonly fusedMlp?: true
+  /** How the MLP differs from gate, up and down: gate and up in one matrix, or no gate. */
+  readonly mlp?: 'fused' | 'plain'
   readonly embeddingScale?: (config: DecoderConfig) => number
   /** Norms of queries and keys: of each head or of all together, before they turn or after. */
   readonly queryNorm?: { readonly of: 'head' | 'all'; readonly names: readonly [string, string]; readonly last?: true }
@@ -150,7 +150,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     norm: 'weight',
     norms: LLAMA_NORMS,
     activation: silu,
-    fusedMlp: true,
+    mlp: 'fused',
     biased: (c) => c['attention_bias'] !== false,
     window: everything,
     rotary: partly,
@@ -159,7 +159,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     norm: 'weight',
     norms: ['input_layernorm', 'post_self_attn_layernorm', 'post_attention_layernorm', 'post_mlp_layernorm'],
     activation: silu,
-    fusedMlp: true,
+    mlp: 'fused',
     biased: (c) => c['attention_bias'] !== false,
     window: everything,
     rotary: partly,
@@ -174,6 +174,14 @@ const FAMILIES: Readonly<Record<string, Family>> = {
       const { alpha = 1 } = scalingOf(c, 'all')
       return plain(c.rope_theta * alpha ** (c.head_dim / (c.head_dim - 2)), c.head_dim)
     },
+  },
+  arcee: {
+    norm: 'weight',
+    norms: LLAMA_NORMS,
+    activation: (x) => Math.max(0, x) ** 2,
+    mlp: 'plain',
+    window: everything,
+    rotary: (c) => yarn(c.rope_theta, c.head_dim, scalingOf(c, 'all')),
   },
   cohere: {
     norm: 'layer',
@@ -351,6 +359,13 @@ export const MADE_UP: Readonly<Record<string, DecoderConfig>> = {
     model_type: 'hunyuan_v1_dense',
     rope_scaling: { type: 'dynamic', alpha: 1000, factor: 1 },
   },
+  arcee: {
+    ...SIZES,
+    architectures: ['ArceeForCausalLM'],
+    model_type: 'arcee',
+    hidden_act: 'relu2',
+    rope_scaling: { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 64 },
+  },
   cohere: {
     ...SIZES,
     architectures: ['CohereForCausalLM'],
@@ -484,7 +499,11 @@ export class FamilyDecoder extends Decoder {
 
   #mlp(layer: string, x: Vector): number[] {
     const { intermediate_size: width } = this.config
-    const both = this.#family.fusedMlp === true ? this.#linear(`${layer}.mlp.gate_up_proj`, x, 2 * width) : null
+    if (this.#family.mlp === 'plain') {
+      const inner = this.#linear(`${layer}.mlp.up_proj`, x, width).map(this.#family.activation)
+      return this.#linear(`${layer}.mlp.down_proj`, inner, x.length)
+    }
+    const both = this.#family.mlp === 'fused' ? this.#linear(`${layer}.mlp.gate_up_proj`, x, 2 * width) : null
     const gate = both?.slice(0, width) ?? this.#linear(`${layer}.mlp.gate_proj`, x, width)
     const up = both?.slice(width) ?? this.#linear(`${layer}.mlp.up_proj`, x, width)
     return this.#linear(

@@ -141,6 +141,7 @@ export const ARCHITECTURES: Readonly<Record<string, ArchitectureModel>> = {
   glm: untrained('glm'),
   glm4: untrained('glm4'),
   hunyuan: untrained('hunyuan_v1_dense'),
+  arcee: untrained('arcee'),
   cohere: untrained('cohere'),
   cohere2: untrained('cohere2'),
   phi3: trained('phi3'),

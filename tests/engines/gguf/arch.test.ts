@@ -51,6 +51,7 @@ const CONFIGS: readonly (readonly [id: string, raw: Record<string, unknown>])[] 
   ['glm', { ...SIZES, head_dim: 4 }],
   ['glm4', { ...SIZES, head_dim: 4 }],
   ['hunyuan', { ...SIZES, head_dim: 4 }],
+  ['arcee', SIZES],
   ['cohere', { ...SIZES, logit_scale: 0.25 }],
   ['cohere2', { ...SIZES, logit_scale: 0.25 }],
   ['phi3', SIZES],

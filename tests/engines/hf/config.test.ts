@@ -269,6 +269,7 @@ describe('what is not described', () => {
       'CohereForCausalLM',
       'Cohere2ForCausalLM',
       'HunYuanDenseV1ForCausalLM',
+      'ArceeForCausalLM',
       'Phi3ForCausalLM',
       'GPT2LMHeadModel',
       'BertForSequenceClassification',

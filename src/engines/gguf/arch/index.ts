@@ -7,6 +7,7 @@ import { glm, glm4 } from './glm.ts'
 import { gpt2 } from './gpt2.ts'
 import { gptOss } from './gpt-oss.ts'
 import {
+  arcee,
   ernie4_5,
   granite,
   hunyuan,
@@ -47,6 +48,7 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
   ['cohere', cohere],
   ['cohere2', cohere2],
   ['hunyuan', hunyuan],
+  ['arcee', arcee],
   ['phi3', phi3],
   ['gpt2', gpt2],
   ['bert', bert],

@@ -97,3 +97,6 @@ export const hunyuan: GgufArchitecture = {
   name: 'hunyuan-dense',
   refuses: (config) => stretchRefused(config, ['linear', 'yarn', 'alpha']),
 }
+
+/** Arcee's AFM, whose MLP has no gate. */
+export const arcee: GgufArchitecture = { ...llama, name: 'arcee' }
