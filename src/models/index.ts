@@ -85,6 +85,11 @@ const FAMILIES: readonly Family[] = [
     names: ['GptOssForCausalLM', 'GptOssModel', 'gpt_oss'],
     load: async () => (await import('./gpt-oss.ts')).gptOss,
   },
+  { names: ['OlmoeForCausalLM', 'OlmoeModel', 'olmoe'], load: async () => (await import('./olmoe.ts')).olmoe },
+  {
+    names: ['GraniteMoeForCausalLM', 'GraniteMoeModel', 'granitemoe'],
+    load: async () => (await import('./granitemoe.ts')).granitemoe,
+  },
 ]
 
 interface Family {

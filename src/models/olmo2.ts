@@ -5,7 +5,7 @@ import { postNormRows } from './post-norms.ts'
 import { windowFacts, windowOf, windowUnsupported, type WindowRule } from './windows.ts'
 
 /** Norms on the queries of all heads together, and on the keys. */
-const wholeNorms: readonly TensorRow[] = [
+export const wholeNorms: readonly TensorRow[] = [
   {
     role: 'blocks.{i}.attn.q_norm.weight',
     hf: 'model.layers.{i}.self_attn.q_norm.weight',

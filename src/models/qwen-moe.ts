@@ -20,7 +20,8 @@ function unsupported(config: JsonObject): string | null {
   return activationUnsupported(config, 'hidden_act', ['silu', 'swish']) ?? qwenWindowUnsupported(config)
 }
 
-const routed: readonly TensorRow[] = [
+/** A router, and the gate, up and down projections of each expert. */
+export const routedExperts: readonly TensorRow[] = [
   {
     role: 'blocks.{i}.mlp.router.weight',
     hf: 'model.layers.{i}.mlp.gate.weight',
@@ -91,7 +92,7 @@ export const qwen2moe: Architecture = {
       sharedIntermediateSize: numberAt(raw, 'shared_expert_intermediate_size') ?? DEFAULTS2.shared,
     },
   }),
-  tensors: decoderRows({ attention: qkvBiases(), insteadOfMlp: [...routed, ...shared] }),
+  tensors: decoderRows({ attention: qkvBiases(), insteadOfMlp: [...routedExperts, ...shared] }),
   ignored: decoderIgnored,
   unsupported: (config) =>
     config.get('norm_topk_prob') === true ? 'normalised routing weights (norm_topk_prob)' : unsupported(config),
@@ -123,7 +124,7 @@ export const qwen3moe: Architecture = {
       intermediateSize: numberAt(raw, 'moe_intermediate_size') ?? DEFAULTS3.width,
     },
   }),
-  tensors: decoderRows({ attention: headNorms, insteadOfMlp: routed }),
+  tensors: decoderRows({ attention: headNorms, insteadOfMlp: routedExperts }),
   ignored: decoderIgnored,
   unsupported: (config) => {
     if (config.get('norm_topk_prob') !== true) return 'routing weights that are not normalised (norm_topk_prob)'

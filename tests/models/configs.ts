@@ -133,6 +133,8 @@ export const CONFIGS: Readonly<Record<string, Readonly<Record<string, unknown>>>
     attention_multiplier: 0.15,
     logits_scaling: 8,
   }),
+  olmoe: of('OlmoeForCausalLM', 'olmoe', { num_experts: 4, num_experts_per_tok: 2 }),
+  granitemoe: of('GraniteMoeForCausalLM', 'granitemoe', { num_local_experts: 4, num_experts_per_tok: 2 }),
   gpt_oss: of('GptOssForCausalLM', 'gpt_oss', {
     head_dim: 16,
     num_local_experts: 4,

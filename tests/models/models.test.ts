@@ -166,6 +166,8 @@ describe.each([
   ['minicpm', 'MiniCPMForCausalLM'],
   ['granite', 'GraniteForCausalLM'],
   ['gpt_oss', 'GptOssForCausalLM'],
+  ['olmoe', 'OlmoeForCausalLM'],
+  ['granitemoe', 'GraniteMoeForCausalLM'],
 ])('%s as %s', (id, className) => {
   it('is found by class, has each role and name once, and no empty axis', async () => {
     const architecture = await architectureFor(className, 'x')

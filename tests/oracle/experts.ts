@@ -9,6 +9,7 @@ import {
   silu,
   SIZES,
   softmax,
+  times,
   turn,
   yarnRotation,
   type Rotation,
@@ -152,6 +153,55 @@ class GptOss extends RotaryModel {
   }
 }
 
+/** OlmoeForCausalLM. */
+class Olmoe extends RotaryModel {
+  attention(layer: string, states: readonly Vector[]): number[][] {
+    const { q, k, v } = this.projected(layer, states, false, (which, flat) =>
+      this.rmsNorm(`${layer}.self_attn.${which}_norm`, flat, this.epsilon),
+    )
+    return attend(q, k, v, this.headDim ** -0.5).map((joined) =>
+      this.linear(`${layer}.self_attn.o_proj`, joined, this.config.hidden_size),
+    )
+  }
+
+  mlp(layer: string, x: Vector): number[] {
+    const count = this.size('num_experts')
+    const shares = softmax(this.linear(`${layer}.mlp.gate`, x, count))
+    const chosen = largest(shares, this.size('num_experts_per_tok'))
+    return this.mixed(x, new Map(chosen.map((e) => [e, shares[e]!])), count, (e) =>
+      this.gated(`${layer}.mlp.experts.${e}`, x, this.size('intermediate_size')),
+    )
+  }
+}
+
+/** GraniteMoeForCausalLM. */
+class GraniteMoe extends RotaryModel {
+  attention(layer: string, states: readonly Vector[]): number[][] {
+    const { q, k, v } = this.projected(layer, states, false)
+    return attend(q, k, v, this.size('attention_multiplier')).map((joined) =>
+      this.linear(`${layer}.self_attn.o_proj`, joined, this.config.hidden_size),
+    )
+  }
+
+  mlp(layer: string, x: Vector): number[] {
+    const [count, width] = [this.size('num_local_experts'), this.size('intermediate_size')]
+    const at = `${layer}.block_sparse_moe`
+    const scores = this.linear(`${at}.router.layer`, x, count)
+    const chosen = largest(scores, this.size('num_experts_per_tok'))
+    const shares = softmax(chosen.map((e) => scores[e]!))
+    const project = (name: string, e: number, input: Vector, rows: number): number[] => {
+      const all = this.weight(`${at}.${name}.weight`, [count, rows, input.length], 2 / Math.sqrt(input.length))
+      const size = rows * input.length
+      return times(all.subarray(e * size, (e + 1) * size), input, new Float32Array(rows))
+    }
+    return this.mixed(x, new Map(chosen.map((e, i) => [e, shares[i]!])), count, (e) => {
+      const both = project('input_linear', e, x, 2 * width)
+      const inner = both.slice(0, width).map((gate, i) => silu(gate) * both[width + i]!)
+      return project('output_linear', e, inner, x.length)
+    })
+  }
+}
+
 const RMS = { ...SIZES, rms_norm_eps: 1e-5, hidden_act: 'silu' }
 
 /** A GPT-OSS with weights of its own. */
@@ -178,4 +228,26 @@ export const gptOss = (): NaiveModel =>
   })
 
 /** Families with experts of which no trained test model is here. */
-export const EXPERT_FAMILIES: readonly NaiveModel[] = [gptOss()]
+export const EXPERT_FAMILIES: readonly NaiveModel[] = [
+  gptOss(),
+  new Olmoe({
+    ...RMS,
+    architectures: ['OlmoeForCausalLM'],
+    model_type: 'olmoe',
+    num_key_value_heads: 4,
+    num_experts: 4,
+    num_experts_per_tok: 2,
+    norm_topk_prob: false,
+  }),
+  new GraniteMoe({
+    ...RMS,
+    architectures: ['GraniteMoeForCausalLM'],
+    model_type: 'granitemoe',
+    num_local_experts: 4,
+    num_experts_per_tok: 2,
+    embedding_multiplier: 12,
+    residual_multiplier: 0.22,
+    attention_multiplier: 0.15,
+    logits_scaling: 8,
+  }),
+]

@@ -149,6 +149,8 @@ export const ARCHITECTURES: Readonly<Record<string, ArchitectureModel>> = {
   minicpm: trained('minicpm'),
   granite: untrained('granite'),
   gpt_oss: family('gpt_oss'),
+  olmoe: family('olmoe'),
+  granitemoe: family('granitemoe'),
   opt: { ...shared('opt'), expectRun: null },
   bert: encoder('bert', 'out.logits', true, (llama, tensor) => llama.classify(tensor('in.input_ids'))),
   t5: encoder('t5', 'out.logits', false, (llama, tensor) =>

@@ -89,7 +89,7 @@ function unstacked(stored: ReadonlyMap<string, Stored>, { config }: Truth): Read
   for (const [name, tensor] of stored) {
     const values = Float32Array.from(floats(tensor))
     const [, at, part = ''] = /^(.*)\.switch_mlp\.(\w+)\.weight$/.exec(name) ?? []
-    if (at !== undefined) {
+    if (at !== undefined && config['model_type'] !== 'granitemoe') {
       const [experts = 0, ...shape] = tensor.shape
       const each = values.length / experts
       const own = config['model_type'] === 'mixtral' ? EXPERT_NAMES[part] : part

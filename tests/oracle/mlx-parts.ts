@@ -47,7 +47,24 @@ function gptOss(tensors: Tensors): Tensors {
   return found
 }
 
-const FAMILIES: Readonly<Record<string, (tensors: Tensors, config: Config) => Tensors>> = { gpt_oss: gptOss }
+function graniteMoe(tensors: Tensors): Tensors {
+  const found = new Map<string, Values>()
+  for (const [name, values] of tensors) {
+    const [, at, part] = /^(.*)\.switch_mlp\.(gate|up|down)_proj\.weight$/.exec(name) ?? []
+    if (at === undefined) found.set(name, values)
+    else if (part === 'down') found.set(`${at}.output_linear.weight`, values)
+    else if (part === 'gate') {
+      const up = tensors.get(name.replace('gate_proj', 'up_proj'))!
+      found.set(`${at}.input_linear.weight`, joinRows(values, up, 'halves', values.shape[2]!))
+    }
+  }
+  return found
+}
+
+const FAMILIES: Readonly<Record<string, (tensors: Tensors, config: Config) => Tensors>> = {
+  gpt_oss: gptOss,
+  granitemoe: graniteMoe,
+}
 
 /** What HuggingFace has, from what the class of this `model_type` in mlx-lm has. */
 export function rejoined(tensors: Tensors, config: Config): Tensors {

@@ -87,8 +87,16 @@ function entries(id: string, config: ModelConfig): readonly Entry[] {
           config.logitDivisor === undefined ? UNSAID_MINICPM.base : config.hiddenSize / config.logitDivisor,
         ],
       ]
-    case 'granite':
+    case 'olmoe':
       return [
+        ['num_experts', experts?.count],
+        ['num_experts_per_tok', experts?.used],
+      ]
+    case 'granite':
+    case 'granitemoe':
+      return [
+        ['num_local_experts', experts?.count],
+        ['num_experts_per_tok', experts?.used],
         ['embedding_multiplier', config.embeddingScale],
         ['residual_multiplier', config.residualScale],
         // its class takes 1 where nothing is said, llama.cpp what all models have

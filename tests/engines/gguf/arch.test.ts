@@ -65,6 +65,8 @@ const CONFIGS: readonly (readonly [id: string, raw: Record<string, unknown>])[] 
     'granite',
     { ...SIZES, embedding_multiplier: 12, residual_multiplier: 0.2, attention_multiplier: 0.1, logits_scaling: 8 },
   ],
+  ['olmoe', { ...SIZES, num_experts: 3, num_experts_per_tok: 2 }],
+  ['granitemoe', { ...SIZES, num_local_experts: 3, num_experts_per_tok: 2, logits_scaling: 8 }],
   ['gpt_oss', { ...SIZES, head_dim: 4, num_local_experts: 3, num_experts_per_tok: 2, rope_scaling: null }],
 ]
 

@@ -50,4 +50,36 @@ function gptOss(config: Config): Module[] {
   ])
 }
 
-export const FAMILY_MODULES: Readonly<Record<string, (config: Config) => Module[]>> = { gpt_oss: gptOss }
+function olmoe(config: Config): Module[] {
+  const [count, hidden] = [number(config, 'num_experts'), number(config, 'hidden_size')]
+  const kv = number(config, 'num_key_value_heads', number(config, 'num_attention_heads'))
+  const head = hidden / number(config, 'num_attention_heads')
+  // tied if config.json does not say
+  return decoder(config, config['tie_word_embeddings'] === false, (at) => [
+    ...qkvo(config, at, false),
+    [`${at}.self_attn.q_norm`, 'N', [hidden]],
+    [`${at}.self_attn.k_norm`, 'N', [kv * head]],
+    [`${at}.mlp.gate`, 'L', [count, hidden]],
+    ...switched(`${at}.mlp.switch_mlp`, count, number(config, 'intermediate_size'), hidden),
+  ])
+}
+
+const GRANITE_KEYS = ['logits_scaling', 'attention_multiplier', 'embedding_multiplier', 'residual_multiplier']
+
+function graniteMoe(config: Config): Module[] {
+  const [count, hidden] = [number(config, 'num_local_experts'), number(config, 'hidden_size')]
+  for (const key of [...GRANITE_KEYS, 'max_position_embeddings', 'num_key_value_heads', 'rope_theta'])
+    number(config, key)
+  if (config['attention_bias'] !== false) throw new Error('attention_bias')
+  return decoder(config, config['tie_word_embeddings'] === false, (at) => [
+    ...qkvo(config, at, false),
+    ...switched(`${at}.block_sparse_moe.switch_mlp`, count, number(config, 'intermediate_size'), hidden),
+    [`${at}.block_sparse_moe.router.layer`, 'L', [count, hidden]],
+  ])
+}
+
+export const FAMILY_MODULES: Readonly<Record<string, (config: Config) => Module[]>> = {
+  gpt_oss: gptOss,
+  olmoe,
+  granitemoe: graniteMoe,
+}

@@ -150,6 +150,17 @@ const MADE_UP: readonly [string, Readonly<Record<string, unknown>>, Record<strin
     { logits_scaling: 8, attention_multiplier: 1, embedding_multiplier: 1, attention_bias: false, mlp_bias: false },
   ],
   [
+    'Granite with experts',
+    {
+      architectures: ['GraniteMoeForCausalLM'],
+      model_type: 'granitemoe',
+      intermediate_size: 96,
+      num_local_experts: 3,
+      num_experts_per_tok: 2,
+    },
+    { attention_bias: false, logits_scaling: 1 },
+  ],
+  [
     'GPT-OSS',
     {
       architectures: ['GptOssForCausalLM'],

@@ -10,10 +10,12 @@ import {
   arcee,
   ernie4_5,
   granite,
+  granitemoe,
   hunyuan,
   llama,
   minicpm,
   mixtral,
+  olmoe,
   qwen2,
   qwen2moe,
   qwen3,
@@ -57,6 +59,8 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
   ['minicpm', minicpm],
   ['granite', granite],
   ['gpt_oss', gptOss],
+  ['olmoe', olmoe],
+  ['granitemoe', granitemoe],
 ])
 
 /** What BERT has and DistilBERT lacks. */

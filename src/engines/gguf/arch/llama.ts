@@ -100,3 +100,13 @@ export const hunyuan: GgufArchitecture = {
 
 /** Arcee's AFM, whose MLP has no gate. */
 export const arcee: GgufArchitecture = { ...llama, name: 'arcee' }
+
+/** OLMoE: the width of an expert is that of the MLP. */
+export const olmoe: GgufArchitecture = { ...qwen2, name: 'olmoe', keys: expertKeys }
+
+/** Granite with experts. */
+export const granitemoe: GgufArchitecture = {
+  ...granite,
+  name: 'granitemoe',
+  keys: (config) => [...(granite.keys?.(config) ?? []), ...expertKeys(config)],
+}
