@@ -113,6 +113,8 @@ export interface ModelConfig {
   /** The first is the one formats with room for one take. */
   readonly eosIds: readonly number[]
   readonly padId: number | null
+  /** Latent attention; absent where keys and values are projected from the hidden state. */
+  readonly latent?: LatentConfig
   /** Sparse experts; absent for a dense model. */
   readonly experts?: ExpertsConfig
   /** Attention scores `s` become `cap * tanh(s / cap)`; absent where they are not capped. */
@@ -176,6 +178,26 @@ export interface ExpertsConfig {
   readonly intermediateSize: number
   /** Width of the one that every token passes through besides; absent if there is none. */
   readonly sharedIntermediateSize?: number
+  /** Blocks before the first with experts, which have a dense MLP; 0 if absent. */
+  readonly denseBlocks?: number
+  /** What scores are made with, where a model says; and whether those of the chosen are divided by their sum. */
+  readonly scores?: 'softmax' | 'sigmoid'
+  readonly normalised?: boolean
+  /** What the weights of the chosen are multiplied by; 1 if absent. */
+  readonly weightScale?: number
+  /** Groups of experts, of which the best are looked into for each token; absent where there is one. */
+  readonly groups?: number
+  readonly groupsUsed?: number
+}
+
+/** Attention whose keys and values are made of a latent that all heads share; `headDim` then counts what turns. */
+export interface LatentConfig {
+  /** Width of the queries' own latent; null where they are made straight. */
+  readonly queryRank: number | null
+  readonly rank: number
+  /** Channels of a head that do not turn, and of its values. */
+  readonly plainDim: number
+  readonly valueDim: number
 }
 
 export interface DecoderConfig {
@@ -214,6 +236,9 @@ export type RopeScaling =
       readonly attentionFactor: number | null
       /** False where the bounds between stretched and unstretched channels are not rounded to whole ones. */
       readonly truncate?: false
+      /** What its logarithm is multiplied by for rotary positions, and for scores (DeepSeek); absent elsewhere. */
+      readonly mscale?: number
+      readonly mscaleAllDim?: number
     }
   | {
       readonly kind: 'longrope'

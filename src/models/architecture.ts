@@ -38,6 +38,8 @@ export interface Architecture {
   readonly windowRotary?: { readonly key: string; readonly theta: number }
   /** Whether `dynamic` scaling with an `alpha` raises the base, whatever the length of a text. */
   readonly raisedBase?: true
+  /** Whether the class scales scores by YaRN's mscale_all_dim; others refuse it. */
+  readonly scaledYarn?: true
   /** Whether the class lets a part of each head's channels turn (partial_rotary_factor). */
   readonly partialRotary?: true
   // The forward pass (`graph`, of the ops in graph.ts) goes here.
@@ -63,6 +65,7 @@ export type ModelFacts = Partial<
   Pick<
     ModelConfig,
     | 'experts'
+    | 'latent'
     | 'attentionSoftcap'
     | 'logitSoftcap'
     | 'attentionScale'

@@ -90,6 +90,14 @@ const FAMILIES: readonly Family[] = [
     names: ['GraniteMoeForCausalLM', 'GraniteMoeModel', 'granitemoe'],
     load: async () => (await import('./granitemoe.ts')).granitemoe,
   },
+  {
+    names: ['DeepseekV2ForCausalLM', 'DeepseekV2Model', 'deepseek_v2'],
+    load: async () => (await import('./deepseek.ts')).deepseekV2,
+  },
+  {
+    names: ['DeepseekV3ForCausalLM', 'DeepseekV3Model', 'deepseek_v3'],
+    load: async () => (await import('./deepseek.ts')).deepseekV3,
+  },
 ]
 
 interface Family {

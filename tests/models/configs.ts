@@ -17,6 +17,19 @@ const SIZES = {
 
 const EXPERTS = { num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 32 }
 
+const LATENT = {
+  num_key_value_heads: 4,
+  first_k_dense_replace: 1,
+  kv_lora_rank: 32,
+  qk_nope_head_dim: 16,
+  qk_rope_head_dim: 16,
+  v_head_dim: 16,
+  n_routed_experts: 4,
+  num_experts_per_tok: 2,
+  moe_intermediate_size: 32,
+  n_shared_experts: 1,
+}
+
 const MUP = { scale_emb: 12, scale_depth: 1.4, dim_model_base: 32 }
 
 const of = (className: string, type: string, more: object = {}): Readonly<Record<string, unknown>> => ({
@@ -135,6 +148,13 @@ export const CONFIGS: Readonly<Record<string, Readonly<Record<string, unknown>>>
   }),
   olmoe: of('OlmoeForCausalLM', 'olmoe', { num_experts: 4, num_experts_per_tok: 2 }),
   granitemoe: of('GraniteMoeForCausalLM', 'granitemoe', { num_local_experts: 4, num_experts_per_tok: 2 }),
+  deepseek_v2: of('DeepseekV2ForCausalLM', 'deepseek_v2', {
+    ...LATENT,
+    num_hidden_layers: 27,
+    q_lora_rank: null,
+    topk_method: 'greedy',
+  }),
+  deepseek_v3: of('DeepseekV3ForCausalLM', 'deepseek_v3', { ...LATENT, q_lora_rank: 32, n_group: 2, topk_group: 1 }),
   gpt_oss: of('GptOssForCausalLM', 'gpt_oss', {
     head_dim: 16,
     num_local_experts: 4,

@@ -167,6 +167,8 @@ describe.each([
   ['granite', 'GraniteForCausalLM'],
   ['gpt_oss', 'GptOssForCausalLM'],
   ['olmoe', 'OlmoeForCausalLM'],
+  ['deepseek_v2', 'DeepseekV2ForCausalLM'],
+  ['deepseek_v3', 'DeepseekV3ForCausalLM'],
   ['granitemoe', 'GraniteMoeForCausalLM'],
 ])('%s as %s', (id, className) => {
   it('is found by class, has each role and name once, and no empty axis', async () => {

@@ -151,6 +151,8 @@ export const ARCHITECTURES: Readonly<Record<string, ArchitectureModel>> = {
   gpt_oss: family('gpt_oss'),
   olmoe: family('olmoe'),
   granitemoe: family('granitemoe'),
+  deepseek_v2: family('deepseek_v2'),
+  deepseek_v3: family('deepseek_v3'),
   opt: { ...shared('opt'), expectRun: null },
   bert: encoder('bert', 'out.logits', true, (llama, tensor) => llama.classify(tensor('in.input_ids'))),
   t5: encoder('t5', 'out.logits', false, (llama, tensor) =>

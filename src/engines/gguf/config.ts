@@ -1,6 +1,6 @@
 import type { ModelConfig } from '../../core/checkpoint.ts'
 import { ggufNumber, type GgufHeader } from '../containers/gguf/reader.ts'
-import { readFacts } from './facts.ts'
+import { headDimOf, kvHeadsOf, readFacts } from './facts.ts'
 
 /** What a file of this architecture must say, less the architecture's prefix. */
 export const REQUIRED_KEYS: readonly string[] = [
@@ -42,8 +42,8 @@ export function configOf(
     layers,
     intermediateSize,
     heads,
-    kvHeads: at('attention.head_count_kv') ?? heads,
-    headDim: at('attention.key_length') ?? hiddenSize / heads,
+    kvHeads: kvHeadsOf(at, heads),
+    headDim: headDimOf(at) ?? hiddenSize / heads,
     vocabSize: names.get('token_embd.weight')?.shape[0] ?? at('vocab_size') ?? 0,
     contextLength,
     normEpsilon,

@@ -24,6 +24,24 @@ const MULTIPLIED: ReadonlySet<string> = new Set(['command-r', 'cohere2'])
 /** Architectures with biases of query, key and value, unless the configuration says that there are none. */
 const BIASED_AS_SAID: ReadonlySet<string> = new Set(['seed_oss', 'chatglm', 'glm4'])
 
+/** llama.cpp's number of sigmoid scores. */
+const SIGMOID = 2
+
+function normalises(metadata: GgufHeader['metadata'], prefix: string): boolean {
+  const value = metadata.get(`${prefix}.expert_weights_norm`)
+  return value?.type === 'bool' && value.value
+}
+
+/** The width of a head; of latent attention, that of what turns. Null where a file says nothing. */
+export function headDimOf(at: (key: string) => number | null): number | null {
+  return at(at('attention.kv_lora_rank') === null ? 'attention.key_length' : 'rope.dimension_count')
+}
+
+/** Heads of keys and values; of latent attention, where a file has one for all, as many as of queries. */
+export function kvHeadsOf(at: (key: string) => number | null, heads: number): number {
+  return at('attention.kv_lora_rank') === null ? (at('attention.head_count_kv') ?? heads) : heads
+}
+
 /** The inverse of the keys that each architecture adds, as far as tensors and configurations depend on them. */
 export function readFacts({ metadata, tensors }: Pick<GgufHeader, 'metadata' | 'tensors'>, prefix: string): GgufFacts {
   const at = (key: string): number | null => ggufNumber(metadata, `${prefix}.${key}`)
@@ -38,7 +56,11 @@ export function readFacts({ metadata, tensors }: Pick<GgufHeader, 'metadata' | '
   const labels = metadata.get(`${prefix}.classifier.output_labels`)
   const pooling = (['mean', 'cls', 'last'] as const).find((kind) => POOLING[kind] === at('pooling_type'))
   const dim = at('rope.dimension_count')
-  const headDim = at('attention.key_length')
+  const headDim = headDimOf(at)
+  const rank = at('attention.kv_lora_rank')
+  const sharedWidth = at('expert_shared_feed_forward_length') ?? (at('expert_shared_count') ?? 0) * width
+  const gating = at('expert_gating_func')
+  const groups = at('expert_group_count') ?? 1
   return {
     facts: {
       ...(experts > 0
@@ -47,10 +69,26 @@ export function readFacts({ metadata, tensors }: Pick<GgufHeader, 'metadata' | '
               count: experts,
               used: at('expert_used_count') ?? 0,
               intermediateSize: width,
-              ...scaled('sharedIntermediateSize', at('expert_shared_feed_forward_length')),
+              ...scaled('sharedIntermediateSize', sharedWidth),
+              ...(at('leading_dense_block_count') === null
+                ? {}
+                : { denseBlocks: at('leading_dense_block_count') ?? 0 }),
+              ...scaled('weightScale', at('expert_weights_scale')),
+              ...(gating === SIGMOID ? { scores: 'sigmoid' as const, normalised: normalises(metadata, prefix) } : {}),
+              ...(groups > 1 ? { groups, groupsUsed: at('expert_group_used_count') ?? groups } : {}),
             },
           }
         : {}),
+      ...(rank === null
+        ? {}
+        : {
+            latent: {
+              queryRank: at('attention.q_lora_rank'),
+              rank,
+              plainDim: (at('attention.key_length_mla') ?? 0) - (headDim ?? 0),
+              valueDim: at('attention.value_length_mla') ?? 0,
+            },
+          }),
       ...scaled('attentionSoftcap', at('attn_logit_softcapping')),
       ...scaled('logitSoftcap', at('final_logit_softcapping')),
       ...scaled('attentionScale', at('attention.scale')),

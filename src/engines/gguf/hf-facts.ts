@@ -87,6 +87,9 @@ function entries(id: string, config: ModelConfig): readonly Entry[] {
           config.logitDivisor === undefined ? UNSAID_MINICPM.base : config.hiddenSize / config.logitDivisor,
         ],
       ]
+    case 'deepseek_v2':
+    case 'deepseek_v3':
+      return deepseekEntries(config)
     case 'olmoe':
       return [
         ['num_experts', experts?.count],
@@ -110,6 +113,29 @@ function entries(id: string, config: ModelConfig): readonly Entry[] {
 
 function layerTypesEntry({ layers, slidingWindow, windowPeriod }: ModelConfig): Entry {
   return ['layer_types', layerTypesOf(layers, slidingWindow, windowPeriod)]
+}
+
+function deepseekEntries({ experts, latent }: ModelConfig): readonly Entry[] {
+  if (experts === undefined || latent === undefined) return []
+  const { intermediateSize: width, sharedIntermediateSize: shared = 0 } = experts
+  const sigmoid = experts.scores === 'sigmoid'
+  return [
+    ['n_routed_experts', experts.count],
+    ['num_experts_per_tok', experts.used],
+    ['moe_intermediate_size', width],
+    ['n_shared_experts', shared / width],
+    ['first_k_dense_replace', experts.denseBlocks ?? 0],
+    ['routed_scaling_factor', experts.weightScale ?? 1],
+    ['norm_topk_prob', experts.normalised ?? false],
+    ['scoring_func', sigmoid ? 'sigmoid' : 'softmax'],
+    ['topk_method', sigmoid ? 'noaux_tc' : 'greedy'],
+    ['n_group', experts.groups ?? 1],
+    ['topk_group', experts.groupsUsed ?? 1],
+    ['q_lora_rank', latent.queryRank],
+    ['kv_lora_rank', latent.rank],
+    ['qk_nope_head_dim', latent.plainDim],
+    ['v_head_dim', latent.valueDim],
+  ]
 }
 
 /** The scale of a whole stack whose share of each block the file has, as an f32. */

@@ -77,7 +77,8 @@ export async function planGguf(
     architecture: target.name,
     layers: config.layers,
     heads: config.heads,
-    kvHeads: config.kvHeads,
+    // latents stand for one head
+    kvHeads: config.latent === undefined ? config.kvHeads : 1,
     experts: config.experts?.count ?? 0,
   }
   const typed = (into: Finding[], chosen?: ReadonlyMap<string, DType>): readonly Placed[] => [

@@ -7,12 +7,12 @@ import { longRopeAttention } from '../../models/phi3.ts'
 import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
 import { ggufArchitecture } from './arch/index.ts'
 import { implausibleCounts } from './config.ts'
-import { readFacts } from './facts.ts'
+import { headDimOf, kvHeadsOf, readFacts } from './facts.ts'
 import type { GgufModel } from './files.ts'
 import { readWindows } from './read-windows.ts'
 import { huggingFaceFacts } from './hf-facts.ts'
 import { solveLlama3 } from './rope.ts'
-import { shortestF32 } from './shortest.ts'
+import { shortestF32, shortestWhere } from './shortest.ts'
 
 /** llama.cpp's default for a file that leaves the key out. */
 const DEFAULT_ROPE_BASE = 10_000
@@ -66,7 +66,7 @@ export function rebuildConfig(model: GgufModel, architecture: Architecture, fact
     intermediateSize = 0,
   } = sizes as Record<string, number>
   const names = new Map(tensors.map((tensor) => [tensor.name, tensor]))
-  const headDim = at('attention.key_length') ?? hiddenSize / heads
+  const headDim = headDimOf(at) ?? hiddenSize / heads
   const theta = at('rope.freq_base') ?? DEFAULT_ROPE_BASE
   if (!(theta > 0 && Number.isFinite(theta))) return { because: `its rope.freq_base is ${theta}` }
   const normEpsilon =
@@ -88,7 +88,7 @@ export function rebuildConfig(model: GgufModel, architecture: Architecture, fact
     layers,
     intermediateSize,
     heads,
-    kvHeads: at('attention.head_count_kv') ?? heads,
+    kvHeads: kvHeadsOf(at, heads),
     headDim,
     vocabSize: names.get('token_embd.weight')?.shape[0] ?? at('vocab_size') ?? 0,
     contextLength,
@@ -167,6 +167,13 @@ function commonType({ tensors }: GgufModel): DType {
   return dtypeInfo(most).kind === 'float' ? most : 'f16'
 }
 
+/** The file has a tenth of it, as an f32. */
+function mscales(logMultiplier: number): { readonly mscale: number; readonly mscaleAllDim: number } {
+  const tenth = Math.fround(logMultiplier)
+  const mscale = shortestWhere(10 * tenth, (value) => Math.fround(0.1 * value) === tenth)
+  return { mscale, mscaleAllDim: mscale }
+}
+
 function untruncated(scaling: RopeScaling, truncates: boolean): RopeScaling {
   return scaling.kind === 'yarn' && !truncates ? { ...scaling, truncate: false } : scaling
 }
@@ -213,6 +220,7 @@ function ropeScaling(
       if (factor === null || originalContext === null)
         return { because: 'its YaRN scaling lacks a factor or a context' }
       const attention = at('rope.scaling.attn_factor')
+      const logMultiplier = at('rope.scaling.yarn_log_multiplier')
       return {
         scaling: {
           kind: 'yarn',
@@ -222,6 +230,7 @@ function ropeScaling(
           betaSlow: at('rope.scaling.yarn_beta_slow'),
           // the file has it without llama.cpp's own 1 + ln(factor) / 10
           attentionFactor: attention === null ? null : shortestF32(Math.fround(attention * (1 + 0.1 * log(factor)))),
+          ...(logMultiplier === null ? {} : mscales(logMultiplier)),
         },
       }
     }

@@ -129,6 +129,7 @@ async function modelFindings(header: ModelHeader, path: string): Promise<readonl
   if (name === null) return [error('missing-key', 'There is no general.architecture', where)]
   const findings: Finding[] = []
   const id = architectureIdOf(name, {
+    gating: ggufNumber(header.metadata, `${name}.expert_gating_func`),
     experts: ggufNumber(header.metadata, `${name}.expert_count`),
     window: ggufNumber(header.metadata, `${name}.attention.sliding_window`),
     has: (tensor) => header.tensors.some((found) => found.name === tensor),

@@ -71,16 +71,33 @@ export function assignRoles(
       dequantizer?.used.has(name) !== true &&
       !architecture.ignored.some((pattern) => pattern.test(name)),
   )
-  const [first] = ignored
+  const beyond = ignored.filter((name) => predicts(name, config))
+  if (beyond.length > 0) {
+    findings.push({
+      severity: 'info',
+      code: 'prediction-left-out',
+      message: `${listed(beyond)} predict further tokens (multi-token prediction) and are left out: the model runs without them`,
+      where: { file: stored.tensors.get(beyond[0] ?? '')?.file ?? '', tensor: beyond[0] ?? '' },
+    })
+  }
+  const unknown = ignored.filter((name) => !beyond.includes(name))
+  const [first] = unknown
   if (first !== undefined) {
     findings.push({
       severity: 'warning',
       code: 'tensor-ignored',
-      message: `The architecture has no place for ${listed(ignored)}: left out`,
+      message: `The architecture has no place for ${listed(unknown)}: left out`,
       where: { file: stored.tensors.get(first)?.file ?? '', tensor: first },
     })
   }
   return { tensors, findings: [...findings, ...(dequantizer?.findings() ?? [])] }
+}
+
+/** Whether a tensor is of the blocks behind the last, which models have that were trained to predict several tokens. */
+function predicts(name: string, { raw, layers }: ModelConfig): boolean {
+  const block = /^(?:model\.)?layers\.(\d+)\./.exec(name)?.[1]
+  const more = raw.get('num_nextn_predict_layers')
+  return block !== undefined && typeof more === 'number' && Number(block) >= layers && Number(block) < layers + more
 }
 
 /** Quantised weights are matrices [outputs, inputs], those of transposed layers too. */

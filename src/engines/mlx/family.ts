@@ -25,6 +25,8 @@ export interface MlxFamily {
   readonly replacing?: (config: ModelConfig) => readonly (readonly [string, Json])[]
   /** What the class does otherwise than the model, or null. */
   readonly unsupported?: (config: ModelConfig) => string | null
+  /** Modules that are parameters of a class and no Linear, so that they are not quantised. */
+  readonly parameters?: readonly string[]
   /** Whether its class has the model's sliding window; others let every position see all before it. */
   readonly windowed?: true
   /** Bits that the class wants for a module whatever the rest has, in groups of 64. */

@@ -302,7 +302,7 @@ const NO_KEYS: JsonObject = new Map()
 
 function readScaling(
   reader: ConfigReader,
-  { raisedBase }: Architecture,
+  { raisedBase, scaledYarn }: Architecture,
   given: JsonObject,
   contextLength: number,
   dim: number,
@@ -330,7 +330,7 @@ function readScaling(
       }
     case 'yarn': {
       for (const key of ['mscale', 'mscale_all_dim']) {
-        if ((given.get(key) ?? null) !== null) throw unsupported(reader.file, `YaRN with ${key}`)
+        if ((given.get(key) ?? null) !== null && scaledYarn !== true) throw unsupported(reader.file, `YaRN with ${key}`)
       }
       return {
         kind: 'yarn',
@@ -340,6 +340,8 @@ function readScaling(
         betaSlow: optional('beta_slow'),
         attentionFactor: optional('attention_factor'),
         ...(given.get('truncate') === false ? { truncate: false as const } : {}),
+        ...(optional('mscale') === null ? {} : { mscale: number('mscale') }),
+        ...(optional('mscale_all_dim') === null ? {} : { mscaleAllDim: number('mscale_all_dim') }),
       }
     }
     case 'longrope':

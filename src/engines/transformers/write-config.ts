@@ -25,6 +25,9 @@ const FLOATS: ReadonlySet<string> = new Set([
   'beta_fast',
   'beta_slow',
   'attention_factor',
+  'mscale',
+  'mscale_all_dim',
+  'routed_scaling_factor',
   'attn_logit_softcapping',
   'final_logit_softcapping',
   'rope_local_base_freq',
@@ -151,6 +154,8 @@ function ropeScaling(scaling: RopeScaling): Json {
         ['beta_slow', scaling.betaSlow],
         ['attention_factor', scaling.attentionFactor],
         ['truncate', scaling.truncate ?? null],
+        ['mscale', scaling.mscale ?? null],
+        ['mscale_all_dim', scaling.mscaleAllDim ?? null],
       ])
     case 'longrope':
       return object([

@@ -2,6 +2,7 @@ import { AppError } from '../../../core/errors.ts'
 import { bert, distilbert } from './bert.ts'
 import { cohere, cohere2 } from './cohere.ts'
 import type { GgufArchitecture } from './contract.ts'
+import { deepseek } from './deepseek.ts'
 import { gemma, gemma2, gemma3 } from './gemma.ts'
 import { glm, glm4 } from './glm.ts'
 import { gpt2 } from './gpt2.ts'
@@ -61,6 +62,8 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
   ['gpt_oss', gptOss],
   ['olmoe', olmoe],
   ['granitemoe', granitemoe],
+  ['deepseek_v2', deepseek],
+  ['deepseek_v3', deepseek],
 ])
 
 /** What BERT has and DistilBERT lacks. */
@@ -86,18 +89,24 @@ export interface GgufTraits {
   readonly experts?: number | null
   /** `attention.sliding_window` */
   readonly window?: number | null
+  /** `expert_gating_func` */
+  readonly gating?: number | null
   readonly has?: (tensor: string) => boolean
 }
 
+/** llama.cpp's number of sigmoid scores. */
+const SIGMOID = 2
+
 /**
  * The id of our architecture for a `general.architecture`; null if none has that name. llama.cpp's llama
- * with experts is Mixtral, its olmo2 with windows OLMo 3, and its bert without token types DistilBERT.
+ * with experts is Mixtral, its olmo2 with windows OLMo 3, its deepseek2 with sigmoid scores V3, and its bert without token types DistilBERT.
  */
 export function architectureIdOf(
   ggufName: string,
-  { experts = null, window = null, has }: GgufTraits = {},
+  { experts = null, window = null, gating = null, has }: GgufTraits = {},
 ): string | null {
   if (ggufName === mixtral.name && experts !== null && experts > 0) return 'mixtral'
+  if (ggufName === deepseek.name && gating === SIGMOID) return 'deepseek_v3'
   if (ggufName === olmo3.name && window !== null && window > 0) return 'olmo3'
   if (ggufName === distilbert.name && has?.(TOKEN_TYPES) === false) return 'distilbert'
   for (const [id, { name }] of ARCHITECTURES) if (name === ggufName) return id
