@@ -52,6 +52,9 @@ export function gateAndUp(
   }
 }
 
+/** What wholes were joined of: taken apart again they are that, and not what is left of it after two detours. */
+const JOINED = new WeakMap<Recipe, readonly Recipe[]>()
+
 /** The tensors of a model with those that have parts replaced by them. */
 export function dividedTensors(architecture: Architecture, config: ModelConfig): readonly ExpectedTensor[] {
   return expectedTensors(architecture, config).flatMap((tensor) => {
@@ -92,8 +95,13 @@ export function join(
       return recipe === undefined ? [] : [viewed(recipe, part, parts)]
     })
     if (found.length < parts.of.length) continue
+    const whole = reshape(concat(alike(found), parts.axis), shape)
+    JOINED.set(
+      whole,
+      parts.of.map((part) => tensors.get(named(part.role, block)) ?? whole),
+    )
     for (const part of parts.of) joined.delete(named(part.role, block))
-    joined.set(role, reshape(concat(alike(found), parts.axis), shape))
+    joined.set(role, whole)
   }
   return joined
 }
@@ -110,6 +118,8 @@ function named(role: Role, block: number | null): Role {
 function take(whole: Recipe, parts: Parts, index: number): Recipe {
   const part = parts.of[index]
   if (part === undefined) throw new RangeError(`part ${index}`)
+  const known = JOINED.get(whole)?.[index]
+  if (known !== undefined) return known
   const start = parts.of.slice(0, index).reduce((sum, { length }) => sum + length, 0)
   const cut = (of: Recipe, columns: (shape: readonly number[]) => readonly number[]): Recipe => {
     const one = slice(reshape(of, columns(parts.view)), parts.axis, start, part.length)

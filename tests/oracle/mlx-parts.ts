@@ -61,9 +61,32 @@ function graniteMoe(tensors: Tensors): Tensors {
   return found
 }
 
+function deepseekV3(tensors: Tensors): Tensors {
+  const found = new Map<string, Values>()
+  for (const [name, values] of tensors) {
+    const [, at, part] = /^(.*\.self_attn)\.(embed_q|unembed_out)\.weight$/.exec(name) ?? []
+    if (at === undefined) found.set(name, values)
+    else if (part === 'embed_q') {
+      const keys = turned(values)
+      const { shape, values: own } = tensors.get(`${at}.unembed_out.weight`)!
+      const [heads = 0, plain = 0, rank = 0] = keys.shape
+      const rows = plain + shape[1]!
+      const joined = new Float32Array(heads * rows * rank)
+      for (let head = 0; head < heads; head++) {
+        joined.set(keys.values.subarray(head * plain * rank, (head + 1) * plain * rank), head * rows * rank)
+        const width = shape[1]! * rank
+        joined.set(own.subarray(head * width, (head + 1) * width), (head * rows + plain) * rank)
+      }
+      found.set(`${at}.kv_b_proj.weight`, { shape: [heads * rows, rank], values: joined })
+    }
+  }
+  return found
+}
+
 const FAMILIES: Readonly<Record<string, (tensors: Tensors, config: Config) => Tensors>> = {
   gpt_oss: gptOss,
   granitemoe: graniteMoe,
+  deepseek_v3: deepseekV3,
 }
 
 /** What HuggingFace has, from what the class of this `model_type` in mlx-lm has. */

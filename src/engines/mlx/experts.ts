@@ -1,12 +1,48 @@
 /** The families with experts from GPT-OSS on. */
+import type { ModelConfig } from '../../core/checkpoint.ts'
+import type { Json } from '../../core/json.ts'
 import { layerTypesOf } from '../../models/windows.ts'
-import { ATTENTION, EXPERT_PARTS, EXPERTS, HEAD_NORMS, NORMS, QWEN_EXPERTS, SIZES, type MlxFamily } from './family.ts'
+import {
+  ATTENTION,
+  EXPERT_PARTS,
+  EXPERTS,
+  HEAD_NORMS,
+  MLP,
+  NORMS,
+  QWEN_EXPERTS,
+  SIZES,
+  type MlxFamily,
+} from './family.ts'
 
 /** Experts that HuggingFace has in one tensor, gate and up together, under `at` of a block. */
 function expertNames(at: string): Readonly<Record<string, string>> {
   return Object.fromEntries(
     ['gate', 'up', 'down'].map((part) => [`blocks.{i}.mlp.experts.${part}`, `model.layers.{i}.${at}.${part}_proj`]),
   )
+}
+
+function deepseekKeys(config: ModelConfig): readonly (readonly [string, Json])[] {
+  const { experts, latent, headDim, kvHeads, normEpsilon } = config
+  if (experts === undefined || latent === undefined) return []
+  const { intermediateSize: width, sharedIntermediateSize: shared = 0 } = experts
+  return [
+    ['moe_intermediate_size', width],
+    ['num_key_value_heads', kvHeads],
+    ['n_shared_experts', shared / width],
+    ['n_routed_experts', experts.count],
+    ['routed_scaling_factor', experts.weightScale ?? 1],
+    ['kv_lora_rank', latent.rank],
+    ['q_lora_rank', latent.queryRank],
+    ['qk_rope_head_dim', headDim],
+    ['v_head_dim', latent.valueDim],
+    ['qk_nope_head_dim', latent.plainDim],
+    ['norm_topk_prob', experts.normalised ?? true],
+    ['n_group', experts.groups ?? 1],
+    ['topk_group', experts.groupsUsed ?? 1],
+    ['num_experts_per_tok', experts.used],
+    ['first_k_dense_replace', experts.denseBlocks ?? 0],
+    ['rms_norm_eps', normEpsilon],
+  ]
 }
 
 export const EXPERT_FAMILIES: readonly (readonly [string, MlxFamily])[] = [
@@ -39,6 +75,34 @@ export const EXPERT_FAMILIES: readonly (readonly [string, MlxFamily])[] = [
         ['num_experts', experts?.count ?? 0],
         ['num_experts_per_tok', experts?.used ?? 0],
       ],
+    },
+  ],
+  [
+    'deepseek_v3',
+    {
+      names: {
+        'blocks.{i}.attn.k_b': 'model.layers.{i}.self_attn.embed_q',
+        'blocks.{i}.attn.v_b': 'model.layers.{i}.self_attn.unembed_out',
+      },
+      order: [
+        ...['q_proj', 'q_a_proj', 'q_a_layernorm', 'q_b_proj', 'kv_a_proj_with_mqa', 'kv_a_layernorm'].map(
+          (name) => `self_attn.${name}`,
+        ),
+        ...['embed_q', 'unembed_out', 'o_proj'].map((name) => `self_attn.${name}`),
+        ...EXPERT_PARTS.map((name) => `mlp.switch_mlp.${name}`),
+        'mlp.gate',
+        ...MLP.map((name) => name.replace('mlp.', 'mlp.shared_experts.')),
+        ...MLP,
+        ...NORMS,
+      ],
+      experts: QWEN_EXPERTS,
+      parameters: ['mlp.gate'],
+      head: 'always',
+      keys: deepseekKeys,
+      unsupported: ({ experts, rope }) => {
+        if (experts?.sharedIntermediateSize === undefined) return 'experts without one for all tokens'
+        return rope.scaling.kind === 'yarn' && rope.scaling.attentionFactor !== null ? 'attention_factor of YaRN' : null
+      },
     },
   ],
   [

@@ -112,6 +112,9 @@ function sourceOf({ tensors, config }: Checkpoint, role: string): Recipe {
   })
 }
 
+/** What mlx-lm leaves in its own type: it decides which experts are taken. */
+const KEPT = /\.e_score_correction_bias$/
+
 /** Experts along a new first axis. */
 function stacked(recipes: readonly Recipe[], tensor: MlxTensor): Recipe {
   const [only] = recipes
@@ -127,7 +130,7 @@ function plainUnit(tensor: MlxTensor, sources: readonly Recipe[], dtype: DType):
     {
       name: tensor.name,
       recipe: stacked(
-        sources.map((source) => cast(source, dtype)),
+        sources.map((source) => (KEPT.test(tensor.name) ? source : cast(source, dtype))),
         tensor,
       ),
     },

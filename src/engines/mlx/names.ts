@@ -220,12 +220,16 @@ function tiedHead(rows: readonly ExpectedTensor[], family: MlxFamily): MlxTensor
   return { ...named(embedding, family), name: HEAD, module: 'lm_head' }
 }
 
-function named({ hf, role, shape }: ExpectedTensor, { renames = [], names = {} }: MlxFamily): MlxTensor {
+function named(
+  { hf, role, shape }: ExpectedTensor,
+  { renames = [], names = {}, parameters = [] }: MlxFamily,
+): MlxTensor {
   const [, stem = '', block = '', rest = '', kind = ''] = /^(blocks)\.(\d+)\.(.*)\.(weight|bias)$/.exec(role) ?? []
   const own = names[`${stem}.{i}.${rest}`]
   if (own !== undefined) return tensor(`${own.replace('{i}', block)}.${kind}`, [role], shape)
   const name = renames.reduce((text, [from, to]) => (text.startsWith(from) ? to + text.slice(from.length) : text), hf)
-  return tensor(name, [role], shape)
+  const whole = tensor(name, [role], shape)
+  return parameters.some((suffix) => whole.module.endsWith(`.${suffix}`)) ? { ...whole, matrix: false } : whole
 }
 
 function tensor(name: string, roles: readonly Role[], shape: readonly number[]): MlxTensor {

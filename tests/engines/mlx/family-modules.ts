@@ -78,8 +78,40 @@ function graniteMoe(config: Config): Module[] {
   ])
 }
 
+function deepseekV3(config: Config): Module[] {
+  const at = (key: string): number => number(config, key)
+  const [hidden, heads, rank] = [at('hidden_size'), at('num_attention_heads'), at('kv_lora_rank')]
+  const [plain, rotary, value] = [at('qk_nope_head_dim'), at('qk_rope_head_dim'), at('v_head_dim')]
+  const [count, width] = [at('n_routed_experts'), at('moe_intermediate_size')]
+  const queries = at('q_lora_rank')
+  const gated = (name: string, inner: number): Module[] => [
+    [`${name}.gate_proj`, 'L', [inner, hidden]],
+    [`${name}.up_proj`, 'L', [inner, hidden]],
+    [`${name}.down_proj`, 'L', [hidden, inner]],
+  ]
+  return decoder(config, true, (layer, index) => [
+    [`${layer}.self_attn.q_a_proj`, 'L', [queries, hidden]],
+    [`${layer}.self_attn.q_a_layernorm`, 'N', [queries]],
+    [`${layer}.self_attn.q_b_proj`, 'L', [heads * (plain + rotary), queries]],
+    [`${layer}.self_attn.kv_a_proj_with_mqa`, 'L', [rank + rotary, hidden]],
+    [`${layer}.self_attn.kv_a_layernorm`, 'N', [rank]],
+    [`${layer}.self_attn.embed_q`, 'S', [heads, rank, plain]],
+    [`${layer}.self_attn.unembed_out`, 'S', [heads, value, rank]],
+    [`${layer}.self_attn.o_proj`, 'L', [hidden, heads * value]],
+    ...(index < at('first_k_dense_replace')
+      ? gated(`${layer}.mlp`, at('intermediate_size'))
+      : [
+          ...switched(`${layer}.mlp.switch_mlp`, count, width, hidden),
+          [`${layer}.mlp.gate.weight`, 'P', [count, hidden]] as const,
+          [`${layer}.mlp.gate.e_score_correction_bias`, 'P', [count]] as const,
+          ...gated(`${layer}.mlp.shared_experts`, at('n_shared_experts') * width),
+        ]),
+  ])
+}
+
 export const FAMILY_MODULES: Readonly<Record<string, (config: Config) => Module[]>> = {
   gpt_oss: gptOss,
   olmoe,
   granitemoe: graniteMoe,
+  deepseek_v3: deepseekV3,
 }

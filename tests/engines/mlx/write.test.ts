@@ -161,6 +161,27 @@ const MADE_UP: readonly [string, Readonly<Record<string, unknown>>, Record<strin
     { attention_bias: false, logits_scaling: 1 },
   ],
   [
+    'DeepSeek V3',
+    {
+      architectures: ['DeepseekV3ForCausalLM'],
+      model_type: 'deepseek_v3',
+      intermediate_size: 96,
+      first_k_dense_replace: 1,
+      q_lora_rank: 32,
+      kv_lora_rank: 32,
+      qk_nope_head_dim: 32,
+      qk_rope_head_dim: 16,
+      v_head_dim: 32,
+      n_routed_experts: 3,
+      num_experts_per_tok: 2,
+      moe_intermediate_size: 32,
+      n_shared_experts: 2,
+      n_group: 1,
+      topk_group: 1,
+    },
+    { n_shared_experts: 2, routed_scaling_factor: 2.5, norm_topk_prob: true },
+  ],
+  [
     'GPT-OSS',
     {
       architectures: ['GptOssForCausalLM'],
