@@ -275,6 +275,8 @@ export interface Tokenizer {
   readonly pre: string | null
   /** BPE: the split expressions and flags behind `pre`, for a message that names what was not recognised. */
   readonly preDescription: string
+  /** BPE whose `pre` is null: families that are like it, the likest first. */
+  readonly preCandidates?: readonly string[]
   readonly ids: SpecialIds
   /** Whether a text gets what stands before and after one: bos and eos, or cls and sep where there are none; null where no file says. */
   readonly addBos: boolean | null

@@ -13,19 +13,14 @@ import { SPLIT_OPTIONS } from './lay.ts'
 import { ggufNeeds, planGguf } from './layout.ts'
 import { ggufModelOf, openGguf } from './open.ts'
 import { planFromGguf, requantiseNeeds } from './requantise.ts'
+import { PRE_OPTION } from './tokenizer.ts'
 import { validateGguf } from './validate.ts'
 import { WEIGHT_OPTIONS, weightOptions } from './weight-options.ts'
 
 const OPTIONS: readonly OptionSpec[] = [
   ...WEIGHT_OPTIONS,
   ...SPLIT_OPTIONS,
-  {
-    name: 'pre',
-    title: 'Pre-tokenizer',
-    help: "llama.cpp's name for the way the tokenizer splits text; needed only where it is not recognised.",
-    group: 'Header',
-    kind: { kind: 'text', default: null },
-  },
+  PRE_OPTION,
   ...AUTHORSHIP_OPTIONS,
   ...EDIT_OPTIONS,
 ]

@@ -22,7 +22,7 @@ import { sizeLabelOf } from './name-parts.ts'
 import { pruneLayers, pruneMetadata } from './prune.ts'
 import { ropeTensors } from './rope.ts'
 import { ggufTensors, packRow } from './tensors.ts'
-import { tokenizerMetadata } from './tokenizer.ts'
+import { preOption, tokenizerMetadata } from './tokenizer.ts'
 import type { WeightOptions } from './weight-options.ts'
 import { dominantFileType, sizeMeasurements, typedToSize } from './size-target.ts'
 import { importanceMetadata, typeWeights } from './weights.ts'
@@ -47,7 +47,6 @@ export async function planGguf(
 ): Promise<Plan> {
   requireArchitecture(checkpoint, 'GGUF')
   const mix = weights.mix ?? ownMix(checkpoint)
-  const pre = typeof options['pre'] === 'string' && options['pre'] !== '' ? options['pre'] : null
   const { config } = checkpoint
   const target = ggufArchitecture(checkpoint.architecture)
   const architecture = await architectureFor(checkpoint.architecture, checkpoint.name)
@@ -57,7 +56,7 @@ export async function planGguf(
       hint: 'It would load, and answer wrongly. Convert it to another format.',
     })
   }
-  const tokenizer = tokenizerMetadata(checkpoint.tokenizer, config.vocabSize, pre)
+  const tokenizer = tokenizerMetadata(checkpoint.tokenizer, config.vocabSize, preOption(options))
   const findings: Finding[] = [
     ...configFindings(config, target),
     ...omittedFindings(checkpoint, target),

@@ -16,6 +16,7 @@ import type { MixModel } from './mix.ts'
 import { MIXES, type Mix } from './mixes.ts'
 import { pruneLayers, pruneMetadata } from './prune.ts'
 import { headerFaults } from './validate.ts'
+import { preOption } from './tokenizer.ts'
 import { COPY, type WeightOptions } from './weight-options.ts'
 import { dominantFileType, sizeMeasurements, typedToSize } from './size-target.ts'
 import { importanceMetadata, typeWeights } from './weights.ts'
@@ -173,8 +174,8 @@ function editedMetadata(
     metadata.set('modelconvert.recipe', provenance(model, mix))
     for (const [key, value] of importanceMetadata(importances)) metadata.set(key, value)
   }
-  const pre = options['pre']
-  if (typeof pre === 'string' && pre !== '') metadata.set('tokenizer.ggml.pre', text(pre))
+  const pre = preOption(options)
+  if (pre !== null) metadata.set('tokenizer.ggml.pre', text(pre))
   return editMetadata(withGivenAuthorship(metadata, options), metadataEdit(options))
 }
 

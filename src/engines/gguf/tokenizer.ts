@@ -1,5 +1,6 @@
 import type { ChatTemplate, TextNormalizer, Token, Tokenizer, TokenType } from '../../core/checkpoint.ts'
 import { AppError } from '../../core/errors.ts'
+import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
 import { numeric, text } from './metadata.ts'
@@ -100,6 +101,31 @@ export const BPE_PRE_TOKENIZERS: readonly string[] = [
   'viking',
   'youtu',
 ]
+
+/** What leaves the pre-tokenizer to be recognised. */
+const RECOGNISED = 'auto'
+
+/** The question that is asked where it is not recognised. */
+export const PRE_OPTION: OptionSpec = {
+  name: 'pre',
+  title: 'Pre-tokenizer',
+  help: 'How the tokenizer splits text, by the names of llama.cpp; asked for only where it is not recognised.',
+  group: 'Header',
+  kind: {
+    kind: 'choice',
+    choices: [
+      { value: RECOGNISED, title: 'As it is recognised', help: '' },
+      ...BPE_PRE_TOKENIZERS.map((value) => ({ value, title: value, help: '' })),
+    ],
+    default: RECOGNISED,
+  },
+}
+
+/** The pre-tokenizer that is asked for; null for the recognised one. */
+export function preOption(options: OptionValues): string | null {
+  const pre = options['pre']
+  return typeof pre === 'string' && pre !== '' && pre !== RECOGNISED ? pre : null
+}
 
 /** The commonest, for messages. */
 const COMMON_PRE_TOKENIZERS = ['llama-bpe', 'qwen2', 'gpt-2', 'tekken', 'gpt-4o', 'deepseek-v3', 'smollm', 'default']
@@ -212,10 +238,12 @@ function preTokenizer(tokenizer: Tokenizer, asked: string | null): string {
     })
   }
   if (tokenizer.pre !== null) return tokenizer.pre
+  const { preCandidates = [] } = tokenizer
+  const candidates = preCandidates.length === 0 ? '' : `Most like it: ${preCandidates.join(', ')}. `
   throw new AppError(
     'bad-option',
     `How this tokenizer splits text is none of the ways that llama.cpp knows: ${tokenizer.preDescription}`,
-    { hint: `If you know which of llama.cpp's it is, name it with --pre. ${known}` },
+    { hint: `Name the one of llama.cpp's that it is with --pre. ${candidates}${known}` },
   )
 }
 

@@ -9,6 +9,8 @@ export interface PreTokenizer {
   readonly family: string | null
   /** The steps, for people. */
   readonly description: string
+  /** Where it is none that we know: those that are most like it, the likest first. */
+  readonly candidates?: readonly string[]
 }
 
 /** What GPT-2 splits with; ByteLevel's `use_regex`. */
@@ -123,7 +125,28 @@ export function recognisePreTokenizer(json: JsonObject): PreTokenizer {
           candidate.steps.every((step, index) => matches(step, steps[index] ?? '')),
       )
     : undefined
-  return { family: family?.name ?? null, description }
+  if (family !== undefined) return { family: family.name, description }
+  return { family: null, description, candidates: likest(steps) }
+}
+
+/** As many as one can weigh against each other. */
+const MAX_CANDIDATES = 3
+
+/** The families whose steps share most runs of three letters with these. */
+function likest(steps: readonly string[]): readonly string[] {
+  const runs = (parts: readonly (string | RegExp)[]): ReadonlySet<string> => {
+    const text = parts.map(String).join(';')
+    return new Set(Array.from({ length: Math.max(0, text.length - 2) }, (_, at) => text.slice(at, at + 3)))
+  }
+  const own = runs(steps)
+  return FAMILIES.map(({ name, steps: other }) => {
+    const theirs = runs(other)
+    const shared = [...own].filter((run) => theirs.has(run)).length
+    return { name, share: (2 * shared) / (own.size + theirs.size) }
+  })
+    .toSorted((a, b) => b.share - a.share)
+    .slice(0, MAX_CANDIDATES)
+    .map(({ name }) => name)
 }
 
 /** What llama.cpp also calls the families above. */

@@ -71,7 +71,7 @@ export async function readTokenizer(folder: Folder, model: ModelFiles, config: M
   )
   const ids = specialIds(files, vocabulary, tokens, config, templates)
   const prefix = files.config?.get('add_prefix_space')
-  const { kind, merges, pre, preDescription } = vocabulary
+  const { kind, merges, pre, preDescription, preCandidates } = vocabulary
   const told = files.tokenizer === null && typeof prefix === 'boolean' ? prefix : vocabulary.addSpacePrefix
   const tokenizer: Tokenizer = {
     kind,
@@ -79,6 +79,7 @@ export async function readTokenizer(folder: Folder, model: ModelFiles, config: M
     merges,
     pre,
     preDescription,
+    ...(pre !== null || preCandidates === undefined ? {} : { preCandidates }),
     ids,
     ...addedEnds(files, ids),
     addSpacePrefix: kind === 'spm' || kind === 'unigram' ? told : null,

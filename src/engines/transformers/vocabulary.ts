@@ -13,6 +13,8 @@ export interface Vocabulary {
   readonly merges: readonly (readonly [string, string])[]
   readonly pre: string | null
   readonly preDescription: string
+  /** Of a pre-tokenizer that is not recognised. */
+  readonly preCandidates?: readonly string[]
   readonly addSpacePrefix: boolean | null
   /** WordPiece and Unigram. */
   readonly normalizer?: TextNormalizer
@@ -53,8 +55,9 @@ export function vocabularyOfJson(json: JsonObject, file: string): Vocabulary | U
   const unknown = model.get('unk_token')
   const unknownId = typeof unknown === 'string' ? (ids.get(unknown) ?? null) : null
   if (hasStep(json.get('pre_tokenizer'), 'ByteLevel') || hasStep(json.get('decoder'), 'ByteLevel')) {
-    const { family, description } = recognisePreTokenizer(json)
-    return byteLevel(ids, merges, family, description, unknownId)
+    const { family, description, candidates } = recognisePreTokenizer(json)
+    const vocabulary = byteLevel(ids, merges, family, description, unknownId)
+    return candidates === undefined ? vocabulary : { ...vocabulary, preCandidates: candidates }
   }
   if (model.get('byte_fallback') !== true) return { unsupported: 'a BPE tokenizer without bytes' }
   return sentencePieceLike(ids, merges, unknownId, spacePrefix(json))

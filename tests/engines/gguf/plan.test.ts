@@ -12,6 +12,7 @@ import { executeNaively } from '../../oracle/naive.ts'
 import { sourceOf } from './bytes.ts'
 import { isOffered } from '../../../src/engines/gguf/mix.ts'
 import { MIXES } from '../../../src/engines/gguf/mixes.ts'
+import { BPE_PRE_TOKENIZERS } from '../../../src/engines/gguf/tokenizer.ts'
 import { WRITABLE } from '../../../src/engines/gguf/weight-types.ts'
 import { madeUpCheckpoint, madeUpTokenizer, MADE_UP_VOCAB, type MadeUp } from './made-up.ts'
 
@@ -379,12 +380,16 @@ describe('tokenizers', () => {
   })
 
   test('an unrecognised pre-tokenizer is refused with the candidates; --pre names one', async () => {
-    const unknown = madeUpTokenizer(MADE_UP_VOCAB, { pre: null, preDescription: 'Split on "x"' })
+    const unknown = madeUpTokenizer(MADE_UP_VOCAB, {
+      pre: null,
+      preDescription: 'Split on "x"',
+      preCandidates: ['falcon', 'viking'],
+    })
     const error = await failure(planOf({ ...SMALL, tokenizer: unknown }))
     expect(error.code).toBe('bad-option')
     expect(error.message).toContain('Split on "x"')
     expect(error.hint).toMatch(/--pre/)
-    expect(error.hint).toMatch(/llama-bpe.*qwen2/)
+    expect(error.hint).toMatch(/Most like it: falcon, viking\..*llama-bpe.*qwen2/)
     const { found } = await withTokenizer(unknown, 'tekken')
     expect(found['tokenizer.ggml.pre']).toBe('tekken')
   })
@@ -404,7 +409,8 @@ test('options have a helpful line each', () => {
     expect(option.help).toMatch(/\.$/)
     if (option.kind.kind !== 'choice') continue
     if (option.name !== 'quant') {
-      expect(option.kind.choices.map(({ value }) => value)).toEqual(['auto', ...WRITABLE])
+      const choices = option.name === 'pre' ? BPE_PRE_TOKENIZERS : WRITABLE
+      expect(option.kind.choices.map(({ value }) => value)).toEqual(['auto', ...choices])
       continue
     }
     const offered = MIXES.filter(isOffered).map(({ id }) => id)

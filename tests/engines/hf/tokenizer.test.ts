@@ -569,6 +569,18 @@ describe('pre-tokenizers', () => {
     const tokenizer = await tokenizerOf(odd)
     expect(tokenizer.pre).toBeNull()
     expect(tokenizer.preDescription).toBe('normalizer NFKC; split /[a-z]+/; bytes; whole words first (ignore_merges)')
+    expect(tokenizer.preCandidates).toHaveLength(3)
+    expect((await tokenizerOf(tiny)).preCandidates).toBeUndefined()
+  })
+
+  it.each([
+    ['qwen2', QWEN.replace('\\p{N}|', '\\p{N}{1,2}|')],
+    ['tekken', TEKKEN.replace('|\\p{N}|', '|\\p{N}{2}|')],
+  ])('finds that what is like %s is most like it', async (name, regex) => {
+    const odd = edit(tiny, TOKENIZER, { pre_tokenizer: sequence(split(regex), bytes) })
+    const { pre, preCandidates } = await tokenizerOf(odd)
+    expect(pre).toBeNull()
+    expect(preCandidates).toContain(name)
   })
 })
 
