@@ -202,6 +202,11 @@ function llamaConfig(config: ModelConfig, scales: MupScales, tied: boolean): Mod
   const className = llama.classNames[0] ?? 'LlamaForCausalLM'
   const modelType = llama.modelTypes[0] ?? 'llama'
   const raw = new Map<string, Json>([...config.raw].filter(([key]) => !DROPPED.has(key)))
+  // of another format than HuggingFace's: whoever writes a config.json makes it of all that is known
+  if (!raw.has('architectures') && !raw.has('model_type')) {
+    raw.set(FOLDED_KEY, new Map<string, Json>([['from', config.modelType], ...Object.entries(scales)]))
+    return { ...plain, className, modelType, tied, raw }
+  }
   raw.set('architectures', [className])
   raw.set('model_type', modelType)
   raw.set('tie_word_embeddings', tied)
