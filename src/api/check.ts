@@ -45,7 +45,7 @@ export async function checked(host: Host, request: CheckRequest, control: Contro
   const findings: Finding[] = []
   if (validated) {
     control.report({ phase: 'validate', item: match.entry })
-    for await (const finding of engine.validate(folder, match)) {
+    for await (const finding of engine.validate(folder, match, { signal: control.signal })) {
       await control.pass()
       findings.push(finding)
     }

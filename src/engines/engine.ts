@@ -42,6 +42,11 @@ export interface Match {
   readonly entry: string
 }
 
+/** That every weight is to be looked at, which takes as long as reading them. */
+export interface Thorough {
+  readonly signal: AbortSignal
+}
+
 /** What a reader is told besides the folder. */
 export interface Given {
   /** The text of a config.json in HuggingFace's form, for formats whose files do not say everything. */
@@ -98,8 +103,11 @@ export interface Engine {
   needs(checkpoint: Checkpoint, options: OptionValues): readonly Measurement[] | Promise<readonly Measurement[]>
   /** The plan: reads no weights, no clock. Null for a format that cannot be written yet. Throws `unsupported`, `bad-option`. */
   readonly convert: ((checkpoint: Checkpoint, options: OptionValues, evidence: Evidence) => Promise<Plan>) | null
-  /** What is wrong with a finished output, as findings; none of severity `error` means that it is properly formed. */
-  validate(folder: Folder, match: Match): AsyncGenerator<Finding, void, void>
+  /**
+   * What is wrong with a finished output, as findings; none of severity `error` means that it is properly formed.
+   * Weights are sampled, or all looked at where `thorough` is given and the format has it.
+   */
+  validate(folder: Folder, match: Match, thorough?: Thorough): AsyncGenerator<Finding, void, void>
   /** Whether a checkpoint that was opened by this engine can be run as it lies, and by what. */
   canInfer(checkpoint: Checkpoint): Verdict
 }

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process'
 import path from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { ggmlTypes } from '../../src/engines/containers/gguf/types.ts'
-import { sampleTensor } from '../../src/engines/gguf/sample.ts'
+import { sampleTensor, scanTensor } from '../../src/engines/gguf/sample.ts'
 import { randoms } from '../kernels/distributions.ts'
 import { noGgml } from './ggml.ts'
 
@@ -58,6 +58,7 @@ describe.skipIf(noGgml !== null)(
           }
           const tensor = { name: 'row', type, shape: [type.block * BLOCKS], offset: 0, size: row.length }
           const { badOffset } = await sampleTensor(source, tensor)
+          expect((await scanTensor(source, tensor, new AbortController().signal)).badOffset).toBe(badOffset)
           expect(badOffset === null, `${type.name}, row ${j}`).toBe(want[i]![j])
           if (badOffset !== null && j < type.bytes) expect(Math.floor(badOffset / type.bytes)).toBe(1)
           seen.add(badOffset === null)

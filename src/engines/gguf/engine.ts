@@ -82,6 +82,6 @@ export const gguf: Engine = {
   open: openGguf,
   needs,
   convert,
-  validate: (folder, match) => validateGguf(folder, match.entry),
+  validate: (folder, match, thorough) => validateGguf(folder, match.entry, thorough),
   canInfer: canInferGguf,
 }

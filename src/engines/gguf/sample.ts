@@ -56,7 +56,7 @@ const NUMBERS: ReadonlyMap<string, readonly [Test, ...offsets: number[]]> = new 
   ['mxfp4', [badE8M0, 0]],
 ])
 
-/** What a look at some rows of a tensor showed. */
+/** What a look at a tensor showed. */
 export interface Sample {
   /** From the start of the file, of the first NaN or infinity among values or scales; null if there is none. */
   readonly badOffset: number | null
@@ -87,11 +87,45 @@ export async function sampleTensor(source: Source, tensor: GgufTensor): Promise<
   return { badOffset: null, allZero: allZero && rows > 0 }
 }
 
+/** Bytes that are looked at at a time where all are: whole blocks of any type fit. */
+const SCANNED_BYTES = 1024 * 1024
+
+/** Looks at every block of a tensor, up to the first that is bad. */
+export async function scanTensor(source: Source, tensor: GgufTensor, signal: AbortSignal): Promise<Sample> {
+  const { type, offset: start, size } = tensor
+  const buffer = new Uint8Array(Math.min(size, SCANNED_BYTES - (SCANNED_BYTES % type.bytes)))
+  let allZero = true
+  for (let done = 0; done < size; done += buffer.length) {
+    const part = buffer.subarray(0, Math.min(buffer.length, size - done))
+    await source.read(start + done, part, signal)
+    const bad = firstBad(new DataView(part.buffer, 0, part.length), type.name, type.bytes)
+    if (bad !== null) return { badOffset: start + done + bad, allZero: false }
+    allZero &&= part.every((byte) => byte === 0)
+  }
+  return { badOffset: null, allZero: allZero && size > 0 }
+}
+
 /** Offset of the first number in a run of blocks that is not finite; null if all are, or may be any bits. */
 function firstBad(view: DataView, type: string, bytes: number): number | null {
+  const mask = EXPONENTS.get(type)
+  if (mask !== undefined) return firstBadFloat(view, mask, bytes)
   const [test, ...offsets] = NUMBERS.get(type) ?? []
   if (test === undefined) return null
   for (let block = 0; block < view.byteLength; block += bytes)
     for (const offset of offsets) if (test(view, block + offset)) return block + offset
+  return null
+}
+
+/** Exponents of floats, of which there are billions: they are looked at as words, of which machines here have the low byte first. */
+const EXPONENTS: ReadonlyMap<string, number> = new Map([
+  ['f16', 0x7c00],
+  ['bf16', 0x7f80],
+  ['f32', 0x7f80_0000],
+])
+
+function firstBadFloat({ buffer, byteOffset, byteLength }: DataView, mask: number, bytes: number): number | null {
+  const count = byteLength / bytes
+  const words = bytes === 2 ? new Uint16Array(buffer, byteOffset, count) : new Uint32Array(buffer, byteOffset, count)
+  for (let i = 0; i < words.length; i++) if (((words[i] ?? 0) & mask) === mask) return i * bytes
   return null
 }

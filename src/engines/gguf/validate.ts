@@ -5,11 +5,12 @@ import type { Architecture } from '../../models/architecture.ts'
 import { architectureFor } from '../../models/index.ts'
 import { ggufNumber, ggufString, type GgufHeader, type GgufTensor } from '../containers/gguf/reader.ts'
 import { alignUp, GGUF_ALIGNMENT } from '../containers/gguf/types.ts'
+import type { Thorough } from '../engine.ts'
 import { architectureIdOf, ggufArchitecture } from './arch/index.ts'
 import { configOf, implausibleCounts, REQUIRED_KEYS } from './config.ts'
 import { readModel, SPLIT_KEYS, type GgufModel } from './files.ts'
 import { ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, ROPE_FREQS } from './names.ts'
-import { sampleTensor } from './sample.ts'
+import { sampleTensor, scanTensor } from './sample.ts'
 import { ggufTensors } from './tensors.ts'
 import { tokenizerFindings } from './vocabulary.ts'
 
@@ -22,10 +23,14 @@ const OPTIONAL_TENSORS: readonly string[] = [ROPE_FREQS, ROPE_FACTORS_LONG, ROPE
 /** Beyond this the rest is one finding: a wrong architecture would otherwise name every tensor. */
 const MAX_FINDINGS = 100
 
-/** What is wrong with a GGUF file, as llama.cpp would see it; reads the header and some rows of each tensor. */
-export async function* validateGguf(folder: Folder, path: string): AsyncGenerator<Finding, void, void> {
+/** What is wrong with a GGUF file, as llama.cpp would see it; reads the header, and some rows of each tensor or all. */
+export async function* validateGguf(
+  folder: Folder,
+  path: string,
+  thorough: Thorough | null = null,
+): AsyncGenerator<Finding, void, void> {
   let count = 0
-  for await (const finding of allFindings(folder, path)) {
+  for await (const finding of allFindings(folder, path, thorough)) {
     if (count++ < MAX_FINDINGS) {
       yield finding
       continue
@@ -41,7 +46,11 @@ function error(code: string, message: string, where: ErrorPlace, hint?: string):
   return { severity: 'error', code, message, where, ...(hint === undefined ? {} : { hint }) }
 }
 
-async function* allFindings(folder: Folder, path: string): AsyncGenerator<Finding, void, void> {
+async function* allFindings(
+  folder: Folder,
+  path: string,
+  thorough: Thorough | null,
+): AsyncGenerator<Finding, void, void> {
   let source: Source | null = null
   try {
     const model = await readModel(folder, path)
@@ -53,7 +62,7 @@ async function* allFindings(folder: Folder, path: string): AsyncGenerator<Findin
     for (const [index, { tensors }] of model.headers.entries()) {
       const file = model.files[index]?.path ?? path
       source = await folder.open(file)
-      for (const tensor of tensors) yield* await weightFindings(source, tensor, file)
+      for (const tensor of tensors) yield* await weightFindings(source, tensor, file, thorough)
       await source.close()
       source = null
     }
@@ -190,8 +199,14 @@ function tensorFindings(header: ModelHeader, architecture: Architecture, prefix:
   return findings
 }
 
-async function weightFindings(source: Source, tensor: GgufTensor, path: string): Promise<readonly Finding[]> {
-  const { badOffset, allZero } = await sampleTensor(source, tensor)
+async function weightFindings(
+  source: Source,
+  tensor: GgufTensor,
+  path: string,
+  thorough: Thorough | null,
+): Promise<readonly Finding[]> {
+  const { badOffset, allZero } =
+    thorough === null ? await sampleTensor(source, tensor) : await scanTensor(source, tensor, thorough.signal)
   const { name, shape, type, offset } = tensor
   if (badOffset !== null) {
     const what = type.block === 1 ? 'value' : `scale of a ${type.name} block`

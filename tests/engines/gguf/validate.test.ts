@@ -4,6 +4,7 @@ import { readGguf, type GgufHeader } from '../../../src/engines/containers/gguf/
 import type { GgufValue } from '../../../src/engines/containers/gguf/types.ts'
 import { ggufLayout } from '../../../src/engines/containers/gguf/writer.ts'
 import { gguf } from '../../../src/engines/gguf/engine.ts'
+import type { Thorough } from '../../../src/engines/engine.ts'
 import { qwen3 } from '../../../src/models/qwen3.ts'
 import { memoryFolder } from '../../contracts/memory.ts'
 import { executeNaively } from '../../oracle/naive.ts'
@@ -24,11 +25,11 @@ async function make(quant: string, shape: MadeUp = SHAPE): Promise<Uint8Array<Ar
   return bytes
 }
 
-async function findings(bytes: Uint8Array): Promise<Finding[]> {
+async function findings(bytes: Uint8Array, thorough?: Thorough): Promise<Finding[]> {
   const folder = memoryFolder({ 'model.gguf': bytes })
   const match = { format: 'gguf', kind: 'gguf', confidence: 1, because: '', entry: 'model.gguf' } as const
   const found: Finding[] = []
-  for await (const finding of gguf.validate(folder, match)) found.push(finding)
+  for await (const finding of gguf.validate(folder, match, thorough)) found.push(finding)
   expect(folder.stats.openSources).toBe(0)
   return found
 }
@@ -197,6 +198,30 @@ describe('planted defects', () => {
       ({ metadata }) => void metadata.delete('tokenizer.ggml.scores'),
     )
     expect(only(await findings(spm), 'missing-key').message).toContain('scores')
+  })
+
+  test.each(['f32', 'f16', 'bf16', 'q8_0', 'q4_k_m', 'tq1_0'])(
+    'one NaN between the rows that are sampled is found where all are looked at: %s',
+    async (quant) => {
+      const bytes = await make(quant)
+      const header = await readGguf(await sourceOf(bytes))
+      const tensor = header.tensors.find(({ name }) => name === 'blk.1.ffn_up.weight')!
+      const at = tensor.offset + tensor.size / 4 + tensor.size / 512
+      const block = Math.floor((at - tensor.offset) / tensor.type.bytes) * tensor.type.bytes + tensor.offset
+      bytes.fill(0xff, block, block + tensor.type.bytes)
+      expect((await findings(bytes)).filter(({ code }) => code === 'bad-weights')).toEqual([])
+      const found = await findings(bytes, { signal: new AbortController().signal })
+      expect(only(found, 'bad-weights').where).toMatchObject({ tensor: tensor.name, file: 'model.gguf' })
+      const offset = only(found, 'bad-weights').where!.offset!
+      expect(offset).toBeGreaterThanOrEqual(block)
+      expect(offset).toBeLessThan(block + tensor.type.bytes)
+    },
+  )
+
+  test('a thorough look can be cancelled, and holds a piece at a time', async () => {
+    const aborted = new AbortController()
+    aborted.abort()
+    await expect(findings(await make('f32'), { signal: aborted.signal })).rejects.toMatchObject({ code: 'cancelled' })
   })
 
   /** Where in a block of each type a NaN does harm. */
