@@ -5,39 +5,61 @@
 
 typedef float any_float __attribute__((aligned(1), may_alias));
 
+/* Sixteen bytes times a scale, plus a minimum if there is one. */
+INLINE void sixteen(b16 v, float d, const int has_min, float min, any_float *y) {
+  s8 halves[2] = {__builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), s8),
+                  __builtin_convertvector(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15), s8)};
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 2; i++, y += 8) {
+    i4 a = __builtin_convertvector(__builtin_shufflevector(halves[i], halves[i], 0, 1, 2, 3), i4);
+    i4 b = __builtin_convertvector(__builtin_shufflevector(halves[i], halves[i], 4, 5, 6, 7), i4);
+    f4 low = __builtin_convertvector(a, f4) * d, high = __builtin_convertvector(b, f4) * d;
+    store4(y, has_min ? low + min : low);
+    store4(y + 4, has_min ? high + min : high);
+  }
+}
+INLINE void scaled16(b16 v, float d, any_float *y) { sixteen(v, d, 0, 0, y); }
+INLINE void affine16(c16 v, float d, float min, any_float *y) { sixteen((b16)v, d, 1, min, y); }
+
+INLINE c16 bytes16(const uint8_t *p) { return *(const c16_any *)p; }
+/* Bits of bytes moved down, as pairs of bytes: those of the neighbour come in from above. */
+INLINE c16 moved_down(const uint8_t *p, int by) { return (c16)((h8)bytes16(p) >> (uint16_t)by); }
+/* The low and the high half of each byte. */
+INLINE c16 low4(const uint8_t *p) { return bytes16(p) & 15; }
+INLINE c16 high4(const uint8_t *p) { return moved_down(p, 4) & 15; }
+/* 16 in each byte whose bit is set. */
+INLINE c16 fifth_bits(const uint8_t *p) {
+  const uint64_t each = 0x0101010101010101ull;
+  uint64_t pair[2] = {p[0] * each, p[1] * each};
+  c16 bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+  return (c16)((bytes16((const uint8_t *)pair) & bit) != 0) & 16;
+}
+
 static void q8_0(const uint8_t *p, float d, any_float *y) {
-  const int8_t *q = (const int8_t *)p + 2;
-  for (int i = 0; i < 32; i++) y[i] = (float)q[i] * d;
+  scaled16((b16)bytes16(p + 2), d, y), scaled16((b16)bytes16(p + 18), d, y + 16);
 }
 
 static void q4_0(const uint8_t *p, float d, any_float *y) {
-  for (int i = 0; i < 16; i++) y[i] = (float)((p[2 + i] & 15) - 8) * d;
-  for (int i = 0; i < 16; i++) y[16 + i] = (float)((p[2 + i] >> 4) - 8) * d;
+  scaled16((b16)(low4(p + 2) - 8), d, y), scaled16((b16)(high4(p + 2) - 8), d, y + 16);
 }
 
 static void q5_0(const uint8_t *p, float d, any_float *y) {
-  uint32_t fifth = *(const u32_any *)(p + 2);
-  for (int i = 0; i < 16; i++) y[i] = (float)((int)((p[6 + i] & 15) | (fifth >> i & 1) << 4) - 16) * d;
-  for (int i = 0; i < 16; i++) y[16 + i] = (float)((int)((p[6 + i] >> 4) | ((fifth >> (16 + i) & 1) << 4)) - 16) * d;
+  scaled16((b16)((low4(p + 6) | fifth_bits(p + 2)) - 16), d, y);
+  scaled16((b16)((high4(p + 6) | fifth_bits(p + 4)) - 16), d, y + 16);
 }
 
 static void q4_1(const uint8_t *p, float d, float m, any_float *y) {
-  for (int i = 0; i < 16; i++) y[i] = (float)(p[4 + i] & 15) * d + m;
-  for (int i = 0; i < 16; i++) y[16 + i] = (float)(p[4 + i] >> 4) * d + m;
+  affine16(low4(p + 4), d, m, y), affine16(high4(p + 4), d, m, y + 16);
 }
 
 static void q5_1(const uint8_t *p, float d, float m, any_float *y) {
-  uint32_t fifth = *(const u32_any *)(p + 4);
-  for (int i = 0; i < 16; i++) y[i] = (float)((p[8 + i] & 15) | (fifth >> i & 1) << 4) * d + m;
-  for (int i = 0; i < 16; i++) y[16 + i] = (float)((p[8 + i] >> 4) | (fifth >> (16 + i) & 1) << 4) * d + m;
+  affine16(low4(p + 8) | fifth_bits(p + 4), d, m, y), affine16(high4(p + 8) | fifth_bits(p + 6), d, m, y + 16);
 }
 
 static void q2_k(const uint8_t *p, float d, float dmin, any_float *y) {
   for (int j = 0; j < 16; j++, y += 16) {
-    float scale = d * (float)(p[j] & 15), min = dmin * (float)(p[j] >> 4);
     const uint8_t *codes = p + 16 + (j >> 3) * 32 + (j & 1) * 16;
-    int shift = j & 6;
-    for (int i = 0; i < 16; i++) y[i] = scale * (float)(codes[i] >> shift & 3) - min;
+    affine16(moved_down(codes, j & 6) & 3, d * (float)(p[j] & 15), -(dmin * (float)(p[j] >> 4)), y);
   }
 }
 
@@ -48,7 +70,8 @@ static void q3_k(const uint8_t *p, float d, any_float *y) {
     float scale = d * (float)((low | high << 4) - 32);
     const uint8_t *codes = p + 32 + (j >> 3) * 32 + (j & 1) * 16, *highs = p + (j & 1) * 16;
     int shift = j & 6, bit = j >> 1;
-    for (int i = 0; i < 16; i++) y[i] = scale * (float)((codes[i] >> shift & 3) - ((highs[i] >> bit & 1) ? 0 : 4));
+    c16 fourth = (c16)((h8)(moved_down(highs, bit) & 1) << 2);
+    scaled16((b16)((moved_down(codes, shift) & 3) + fourth - 4), scale, y);
   }
 }
 
@@ -61,10 +84,10 @@ INLINE void q45_k(const uint8_t *p, float d, float dmin, any_float *y, const int
     float scale = d * (float)sc, min = dmin * (float)m;
     int shift = (j & 1) * 4;
     const uint8_t *codes = q + (j >> 1) * 32;
-    for (int i = 0; i < 32; i++) {
-      int code = codes[i] >> shift & 15;
-      if (bits == 5) code |= (highs[i] >> j & 1) << 4;
-      y[i] = scale * (float)code - min;
+    for (int i = 0; i < 32; i += 16) {
+      c16 code = moved_down(codes + i, shift) & 15;
+      if (bits == 5) code |= (c16)((h8)(moved_down(highs + i, j) & 1) << 4);
+      affine16(code, scale, -min, y + i);
     }
   }
 }
@@ -80,8 +103,8 @@ static void q6_k(const uint8_t *p, float d, any_float *y) {
       int low_shift = (quarter >> 1) * 4, high_shift = quarter * 2;
       for (int part = 0; part < 32; part += 16) {
         float scale = d * (float)scales[half * 8 + quarter * 2 + part / 16];
-        for (int i = part; i < part + 16; i++)
-          y[i] = scale * (float)(((low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4) - 32);
+        c16 top = (c16)((h8)(moved_down(high + part, high_shift) & 3) << 4);
+        scaled16((b16)(((moved_down(low + part, low_shift) & 15) | top) - 32), scale, y + part);
       }
     }
   }
@@ -92,11 +115,8 @@ static void q6_k(const uint8_t *p, float d, any_float *y) {
 
 /* 32 values that four-bit codes name in a table. */
 INLINE void named(const uint8_t *codes, b16 table, float d, any_float *y) {
-  c16 q = *(const c16_any *)codes;
-  b16 values[2] = {(b16)wasm_i8x16_swizzle((v128_t)table, (v128_t)(q & 15)),
-                   (b16)wasm_i8x16_swizzle((v128_t)table, (v128_t)(q >> 4))};
-  const int8_t *v = (const int8_t *)values;
-  for (int i = 0; i < 32; i++) y[i] = d * (float)v[i];
+  scaled16((b16)wasm_i8x16_swizzle((v128_t)table, (v128_t)low4(codes)), d, y);
+  scaled16((b16)wasm_i8x16_swizzle((v128_t)table, (v128_t)high4(codes)), d, y + 16);
 }
 
 static void iq4_nl(const uint8_t *p, float d, any_float *y) { named(p + 2, IQ4_VALUES, d, y); }
@@ -132,11 +152,15 @@ static void tq1_0(const uint8_t *p, float d, any_float *y) {
 }
 
 static void tq2_0(const uint8_t *p, float d, any_float *y) {
-  for (int i = 0; i < 256; i++) y[i] = (float)((p[(i >> 7) * 32 + (i & 31)] >> (i >> 5 & 3) * 2 & 3) - 1) * d;
+  for (int i = 0; i < 256; i += 16)
+    scaled16((b16)((moved_down(p + (i >> 7) * 32 + (i & 31), (i >> 5 & 3) * 2) & 3) - 1), d, y + i);
 }
 
 static void q1_0(const uint8_t *p, float d, any_float *y) {
-  for (int i = 0; i < 128; i++) y[i] = (p[2 + (i >> 3)] >> (i & 7) & 1) ? d : -d;
+  for (int i = 0; i < 128; i += 4) {
+    i4 minus = (i4)(splatu(p[2 + (i >> 3)] >> (i & 4)) & (u4){1, 2, 4, 8}) == 0;
+    store4(y + i, (f4)((u4)splat4(d) ^ ((u4)minus & 0x80000000u)));
+  }
 }
 
 static void q2_0(const uint8_t *p, float d, any_float *y) {
