@@ -81,7 +81,7 @@ static inline int nearest_of(const eights *e, const uint16_t *near, const f4 *er
   const c16 spread = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12}, bytes = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
   const int last = near[0];
   f4 least = splat4(__FLT_MAX__);
-  i4 index = {0}, at = {1, 2, 3, 4};
+  i4 index = {1, 1, 1, 1}, at = {1, 2, 3, 4};
   for (int i = 1; i <= last; i += 4, at += 4) {
     uint64_t entry[4];
     for (int n = 0; n < 4; n++) {
