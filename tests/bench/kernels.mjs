@@ -84,19 +84,7 @@ const WEIGHTED = [
 /** Of these, the ones that there is nothing of without one. */
 const ONLY_WEIGHTED = new Set(['iq1_s', 'iq2_xxs', 'iq2_xs'])
 /** Types that are searched even without one. */
-const SEARCHED = new Set([
-  'q2_k',
-  'q3_k',
-  'q4_k',
-  'q5_k',
-  'q6_k',
-  'iq4_nl',
-  'iq4_xs',
-  'iq1_m',
-  'iq2_s',
-  'iq3_xxs',
-  'iq3_s',
-])
+const SEARCHED = new Set(Object.keys(CODES).filter((type) => /_k$|^iq/.test(type)))
 /**
  * A tile of the size that conversions use. On a small one that comes again and again the branch predictor learns the
  * data by heart, and ggml's branchy Q4_0 gets twice as fast as it is on weights that it sees once.
