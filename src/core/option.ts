@@ -11,6 +11,8 @@ export interface OptionSpec {
   readonly group?: string
   /** The formats of the sources that it is for; all if absent. */
   readonly sources?: readonly string[]
+  /** The name of the option that it means nothing without; absent if there is none. */
+  readonly needs?: string
   readonly kind: OptionKind
 }
 

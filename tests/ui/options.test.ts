@@ -22,11 +22,15 @@ test('only what differs from the defaults is asked for', () => {
   expect(changed(specs, { n: 3, t: '5GB', f: true })).toEqual({ n: 3, f: true })
 })
 
-test('an option that is for other sources is not offered', () => {
+test('an option that is for other sources, or means nothing without another, is not offered', () => {
   const own: OptionSpec = { ...text, name: 'config', sources: ['safetensors'] }
-  const format = { id: 'x', title: 'X', reads: true, writes: true, options: [count, own], architectures: [] }
-  expect(furtherOptions(format, 'gguf').map(({ name }) => name)).toEqual(['n'])
-  expect(furtherOptions(format, 'safetensors').map(({ name }) => name)).toEqual(['n', 'config'])
+  const hanging: OptionSpec = { ...text, name: 'part', needs: 'n' }
+  const format = { id: 'x', title: 'X', reads: true, writes: true, options: [count, own, hanging], architectures: [] }
+  const offered = (source: string, values: OptionValues): readonly string[] =>
+    furtherOptions(format, source, values).map(({ name }) => name)
+  expect(offered('gguf', {})).toEqual(['n'])
+  expect(offered('safetensors', { n: null })).toEqual(['n', 'config'])
+  expect(offered('gguf', { n: 3 })).toEqual(['n', 'part'])
 })
 
 test('a value is checked before it is sent', () => {

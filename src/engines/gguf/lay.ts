@@ -60,6 +60,7 @@ export const SPLIT_OPTIONS: readonly OptionSpec[] = [
     title: 'Keep the files',
     group: 'Files',
     help: 'Of a GGUF model of several files: as many, with the same tensors in each.',
+    sources: ['gguf'],
     kind: { kind: 'flag', default: false },
   },
   {

@@ -87,14 +87,14 @@ export const WEIGHT_OPTIONS: readonly OptionSpec[] = [
   {
     name: 'include-weights',
     title: 'Only these importances',
-    group: 'Types',
+    needs: 'imatrix',
     help: 'A part of the names of the matrices whose importances count; the others are rounded without.',
     kind: { kind: 'list', parts: [NAME_PART], default: null },
   },
   {
     name: 'exclude-weights',
     title: 'Not these importances',
-    group: 'Types',
+    needs: 'imatrix',
     help: 'A part of the names of the matrices whose importances do not count.',
     kind: { kind: 'list', parts: [NAME_PART], default: null },
   },

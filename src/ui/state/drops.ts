@@ -25,8 +25,12 @@ export async function takeDrop(session: Session, dropped: NamedPlace): Promise<v
     const { source, inspection } = model
     if (config?.name === 'config.json') {
       if (inspection.format === 'megatron') return configure(session, config)
-      const whole = inspection.format === 'safetensors' ? await withFiles(source.place, [config], []) : null
-      if (whole !== null) return supplement(session, whole)
+      if (inspection.format === 'safetensors') {
+        const whole = await withFiles(source.place, [config], [])
+        if (whole !== null) return supplement(session, whole)
+        session.notice = 'Put config.json into the folder of the weights, and open the folder again.'
+        return
+      }
     }
     const spec = file === null ? null : session.optionFor(file.name)
     if (file !== null && spec !== null) return session.give(spec, file)

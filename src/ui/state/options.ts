@@ -167,10 +167,23 @@ function isFakeType(value: OptionValue | undefined): value is FakeType {
   return value === 'f32' || value === 'f16' || value === 'bf16'
 }
 
-/** The options of a format for sources of another, beside the one that its targets are the choices of. */
-export function furtherOptions(info: FormatInfo | undefined, source: string): readonly OptionSpec[] {
+/**
+ * The options of a format beside the one that its targets are the choices of, as far as they mean something: for a source
+ * of another format, with these values.
+ */
+export function furtherOptions(
+  info: FormatInfo | undefined,
+  source: string,
+  values: OptionValues,
+): readonly OptionSpec[] {
   const main = mainOption(info)
-  return info?.options.filter(({ name, sources }) => name !== main?.name && sources?.includes(source) !== false) ?? []
+  const given = (name: string): boolean => (values[name] ?? null) !== null
+  return (
+    info?.options.filter(
+      ({ name, sources, needs }) =>
+        name !== main?.name && sources?.includes(source) !== false && (needs === undefined || given(needs)),
+    ) ?? []
+  )
 }
 
 /** The values that differ from the defaults of their options. */

@@ -88,7 +88,7 @@ export class Session {
 
   /** The options that the chosen target has beside its choices. */
   get optionSpecs(): readonly OptionSpec[] {
-    return furtherOptions(this.format, this.model?.inspection.format ?? '')
+    return furtherOptions(this.format, this.model?.inspection.format ?? '', this.options)
   }
 
   /** What was set of them. */
