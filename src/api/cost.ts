@@ -36,8 +36,9 @@ export function costPlan(plan: Plan, window: Window): CostedPlan {
     for (const tile of tilesOf(file, NO_HOLDER)) {
       meter.admit(tile)
       readBytes += tile.reads
-      if (tile.slab + tile.takes > window.bytes) {
-        throw new AppError('memory', `${tile.tensor?.name ?? file.path} needs ${tile.slab} bytes at once`, {
+      const needed = tile.slab + tile.takes
+      if (needed > window.bytes) {
+        throw new AppError('memory', `${tile.tensor?.name ?? file.path} needs ${needed} bytes at once`, {
           where: { file: file.path, ...(tile.tensor === null ? {} : { tensor: tile.tensor.name }) },
           hint: `The memory budget is ${window.bytes} bytes. Close other programs, or use the command on a larger machine.`,
         })

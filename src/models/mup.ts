@@ -105,7 +105,11 @@ export function foldMup(checkpoint: Checkpoint, options: FoldOptions = { keepTie
     config: llamaConfig(config, scales, keepTied),
     tensors,
     kept,
-    findings: [...checkpoint.findings, ...findingsOf(checkpoint, scales, keepTied, factors)],
+    findings: [
+      ...checkpoint.findings,
+      ...findingsOf(checkpoint, scales, keepTied, factors),
+      ...(options.keepTied && !keepTied ? [neverTied()] : []),
+    ],
   }
 }
 
@@ -221,6 +225,14 @@ function llamaConfig(config: ModelConfig, scales: MupScales, tied: boolean): Mod
   for (const [key, value] of said) if ((raw.get(key) ?? null) === null) raw.set(key, value)
   if (!raw.has('rope_parameters') && !raw.has('rope_theta')) raw.set('rope_theta', config.rope.theta)
   return { ...plain, className, modelType, tied, raw: raw satisfies JsonObject }
+}
+
+function neverTied(): Finding {
+  return {
+    severity: 'info',
+    code: 'mup-never-tied',
+    message: 'Head and embedding of this model are two tensors, and stay so: there is no tie to be kept',
+  }
 }
 
 function findingsOf(

@@ -178,6 +178,15 @@ describe('folding muP models', () => {
     expect([...tensors.keys()]).toEqual([...model.tensors.keys()])
   })
 
+  test('where nothing is tied there is nothing to be kept, and it is said', async () => {
+    const codes = async (tied: boolean): Promise<string[]> => {
+      const model = await randomModel({ ...MINICPM, tie_word_embeddings: tied })
+      return foldMup(model, { keepTied: true }).findings.map(({ code }) => code)
+    }
+    expect(await codes(false)).toEqual(['mup-folded', 'mup-never-tied'])
+    expect(await codes(true)).toEqual(['mup-folded'])
+  })
+
   test('neutral multipliers change names only', async () => {
     const neutral = {
       ...MINICPM,
