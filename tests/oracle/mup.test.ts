@@ -1,11 +1,13 @@
-import { writeFile } from 'node:fs/promises'
+import { cp, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openPath } from '../../companion/bytes.ts'
 import type { Api } from '../../src/api/api.ts'
 import type { Checkpoint } from '../../src/core/checkpoint.ts'
 import { affine } from '../../src/core/tensor.ts'
+import type { FakeTensor } from '../../src/core/transform.ts'
 import { gguf } from '../../src/engines/gguf/engine.ts'
+import { DEFAULT_FAKE } from '../../src/models/fake.ts'
 import { foldMup } from '../../src/models/mup.ts'
 import { convertFolder, productApi, relativeError, temporaryFolder } from './convert-folder.ts'
 import { openModel, readFileAndHeader } from './gguf-files.ts'
@@ -55,6 +57,27 @@ describe.skipIf(reason !== null)(`MiniCPM folded into a Llama${reason === null ?
   test('unfolded, as a minicpm, it has them too', async () => {
     const file = await convertFolder(api, path.join(MODELS, MODEL), { quant: 'f32' }, folder.path, {}, 'plain')
     expect(await errorOf(file)).toBeLessThan(MAX_ERROR)
+  })
+
+  test('biases in attention: the same logits as a minicpm and as a llama', async () => {
+    const input = path.join(folder.path, 'biased')
+    await cp(path.join(MODELS, MODEL), input, { recursive: true })
+    const config = path.join(input, 'config.json')
+    const json = JSON.parse(await readFile(config, 'utf8')) as Record<string, unknown>
+    await writeFile(config, JSON.stringify({ ...json, attention_bias: true }))
+    const biases = ['q', 'k', 'v', 'o'].map((part) => [`model.layers.*.self_attn.${part}_proj.bias`, { std: 0.5 }])
+    const fakeWeights = { ...DEFAULT_FAKE, std: 0.1, tensors: Object.fromEntries(biases) as Record<string, FakeTensor> }
+    const logits: Float32Array[] = []
+    const [{ ids } = { ids: [] }] = readReference(MODEL)
+    for (const mup2llama of [false, true]) {
+      const name = mup2llama ? 'as-llama' : 'as-minicpm'
+      const file = await convertFolder(api, input, { quant: 'f32' }, folder.path, { fakeWeights, mup2llama }, name)
+      const llama = await judge(file)
+      logits.push(Float32Array.from(await llama.logits(ids)))
+      await llama.close()
+    }
+    expect(relativeError(logits[1]!, logits[0]!)).toBeLessThan(MAX_ERROR)
+    expect(Math.max(...logits[0]!)).toBeGreaterThan(0.01)
   })
 
   test('a model that is not of muP is an error', async () => {

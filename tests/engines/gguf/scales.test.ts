@@ -54,7 +54,7 @@ async function withoutKeys(file: Uint8Array, dropped: RegExp): Promise<Uint8Arra
 
 async function throughGguf(files: Files, change = async (file: Uint8Array) => file): Promise<Files> {
   const { files: made } = await convert(files, 'gguf', { quant: 'bf16' })
-  const [path] = Object.keys(made).filter((name) => name.endsWith('.gguf'))
+  const path = Object.keys(made).find((name) => name.endsWith('.gguf'))
   return (await convert({ 'model.gguf': await change(made[path!]!) }, 'huggingface', { dtype: 'bf16' })).files
 }
 
