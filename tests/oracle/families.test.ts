@@ -76,6 +76,8 @@ describe.skipIf(reason !== null)(`families of made-up weights${reason === null ?
     const [before, after] = [await open(input), await open(back)]
     expect(facts(after.config)).toEqual(facts(before.config))
 
+    // variants of a family have its tensors
+    if (name !== config.model_type) return
     const mixes = MIXES.filter((mix) => isOffered(mix))
     const theirs = await llamaTypes(
       file,
