@@ -42,6 +42,8 @@ export interface Architecture {
   readonly scaledYarn?: true
   /** Whether the class lets a part of each head's channels turn (partial_rotary_factor). */
   readonly partialRotary?: true
+  /** Where config.json spells the rotary base and the part of each head that turns otherwise than most. */
+  readonly rotaryKeys?: { readonly theta: string; readonly factor: string }
   // The forward pass (`graph`, of the ops in graph.ts) goes here.
 }
 

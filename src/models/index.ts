@@ -95,6 +95,19 @@ const FAMILIES: readonly Family[] = [
     load: async () => (await import('./deepseek.ts')).deepseekV2,
   },
   {
+    names: ['Starcoder2ForCausalLM', 'Starcoder2Model', 'starcoder2'],
+    load: async () => (await import('./starcoder2.ts')).starcoder2,
+  },
+  { names: ['PhiForCausalLM', 'PhiModel', 'phi'], load: async () => (await import('./phi.ts')).phi },
+  {
+    names: ['GPTNeoXForCausalLM', 'GPTNeoXModel', 'gpt_neox'],
+    load: async () => (await import('./gpt-neox.ts')).gptNeox,
+  },
+  {
+    names: ['StableLmForCausalLM', 'StableLMEpochForCausalLM', 'StableLmModel', 'stablelm_epoch', 'stablelm'],
+    load: async () => (await import('./stablelm.ts')).stablelm,
+  },
+  {
     names: ['DeepseekV3ForCausalLM', 'DeepseekV3Model', 'deepseek_v3'],
     load: async () => (await import('./deepseek.ts')).deepseekV3,
   },

@@ -30,7 +30,13 @@ const HEAD_WIDTHS = [128, 64, 96, 80, 112, 256, 32, 16, 8]
 const SMALL_HIDDEN_SIZE = 2560
 
 /** Configuration flags that add tensors, and so are proven by them. */
-const FLAGS: readonly (readonly string[])[] = [[], ['attention_bias'], ['mlp_bias'], ['attention_bias', 'mlp_bias']]
+const FLAGS: readonly (readonly string[])[] = [
+  [],
+  ['attention_bias'],
+  ['mlp_bias'],
+  ['attention_bias', 'mlp_bias'],
+  ['use_qkv_bias'],
+]
 
 /**
  * The model that all of these tensors, and no others, make up; null if they are of none that is described here. Of
@@ -154,7 +160,8 @@ function provenHeadDim(look: Lookup, queryWidth: number): number | null {
   const [norm] = look.shape('blocks.{i}.attn.q_norm.weight') ?? []
   if (norm !== undefined && norm !== queryWidth) return norm
   for (const [name, { shape }] of look.tensors) {
-    if (name.endsWith('.rotary_emb.inv_freq') && shape.length === 1) return 2 * (shape[0] ?? 0)
+    if (!name.endsWith('.rotary_emb.inv_freq') || shape.length !== 1) continue
+    return (2 * (shape[0] ?? 0)) / (look.architecture.defaults.rotaryFactor ?? 1)
   }
   return null
 }
@@ -185,6 +192,7 @@ function configOf(architecture: Architecture, sizes: Sizes, raw: ReadonlyMap<str
   const { defaults } = architecture
   const id = (value: number | null): number | null => (value !== null && value < sizes.vocabSize ? value : null)
   const eos = id(defaults.eosId)
+  const turning = Math.trunc(sizes.headDim * (defaults.rotaryFactor ?? 1))
   const base: ModelConfig = {
     modelType: architecture.modelTypes[0] ?? architecture.id,
     className: architecture.classNames[0] ?? architecture.id,
@@ -198,7 +206,11 @@ function configOf(architecture: Architecture, sizes: Sizes, raw: ReadonlyMap<str
     contextLength: sizes.positions ?? defaults.contextLength,
     normEpsilon: defaults.normEpsilon,
     activation: defaults.activation,
-    rope: { theta: defaults.ropeTheta, scaling: { kind: 'none' } },
+    rope: {
+      theta: defaults.ropeTheta,
+      ...(turning === sizes.headDim ? {} : { dim: turning }),
+      scaling: { kind: 'none' },
+    },
     slidingWindow: architecture.slidingWindow(raw),
     tied: sizes.tied,
     dtype: sizes.dtype,

@@ -148,6 +148,15 @@ export const CONFIGS: Readonly<Record<string, Readonly<Record<string, unknown>>>
   }),
   olmoe: of('OlmoeForCausalLM', 'olmoe', { num_experts: 4, num_experts_per_tok: 2 }),
   granitemoe: of('GraniteMoeForCausalLM', 'granitemoe', { num_local_experts: 4, num_experts_per_tok: 2 }),
+  starcoder2: of('Starcoder2ForCausalLM', 'starcoder2', { hidden_act: 'gelu_pytorch_tanh', norm_epsilon: 1e-5 }),
+  phi: of('PhiForCausalLM', 'phi', { hidden_act: 'gelu_new', layer_norm_eps: 1e-5 }),
+  gpt_neox: of('GPTNeoXForCausalLM', 'gpt_neox', {
+    num_key_value_heads: 4,
+    intermediate_size: 256,
+    hidden_act: 'gelu',
+    layer_norm_eps: 1e-5,
+  }),
+  stablelm: of('StableLmForCausalLM', 'stablelm', { layer_norm_eps: 1e-5, partial_rotary_factor: 0.5 }),
   deepseek_v2: of('DeepseekV2ForCausalLM', 'deepseek_v2', {
     ...LATENT,
     num_hidden_layers: 27,

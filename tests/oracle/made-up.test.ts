@@ -35,7 +35,10 @@ describe.skipIf(reason !== null)(
     })
 
     /** Longer than any window. */
-    const ids = (): readonly number[] => readReference('qwen3').flatMap((prompt) => prompt.ids)
+    const ids = (): readonly number[] =>
+      readReference('qwen3')
+        .flatMap((prompt) => prompt.ids)
+        .slice(0, 16)
 
     describe.each(FAMILIES)('$name', ({ name, model, tolerance = MAX_ERROR }) => {
       let input: string

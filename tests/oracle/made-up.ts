@@ -1,4 +1,5 @@
 import { EXPERT_FAMILIES } from './experts.ts'
+import { LAYER_NORMS } from './layer-norms.ts'
 import type { NaiveModel } from './naive-model.ts'
 
 /** A model of a family of which no trained one is here. */
@@ -9,4 +10,14 @@ export interface Family {
   readonly tolerance?: number
 }
 
-export const FAMILIES: readonly Family[] = EXPERT_FAMILIES.map((model) => ({ name: model.config.model_type, model }))
+/** Of models with GELU, which llama.cpp looks up in a table of f16. */
+const GELU_ERROR = 2e-3
+
+export const FAMILIES: readonly Family[] = [
+  ...EXPERT_FAMILIES.map((model) => ({ name: model.config.model_type, model })),
+  ...Object.entries(LAYER_NORMS).map(([name, model]) => ({
+    name,
+    model,
+    ...(String(model.config['hidden_act']).startsWith('gelu') ? { tolerance: GELU_ERROR } : {}),
+  })),
+]

@@ -83,10 +83,23 @@ function deepseekV3(tensors: Tensors): Tensors {
   return found
 }
 
+function gptNeox(tensors: Tensors): Tensors {
+  return new Map(
+    [...tensors].map(([name, values]) => [
+      name
+        .replace('model.h.', 'gpt_neox.layers.')
+        .replace('model.embed_out', 'embed_out')
+        .replace('model.', 'gpt_neox.'),
+      values,
+    ]),
+  )
+}
+
 const FAMILIES: Readonly<Record<string, (tensors: Tensors, config: Config) => Tensors>> = {
   gpt_oss: gptOss,
   granitemoe: graniteMoe,
   deepseek_v3: deepseekV3,
+  gpt_neox: gptNeox,
 }
 
 /** What HuggingFace has, from what the class of this `model_type` in mlx-lm has. */

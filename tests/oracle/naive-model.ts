@@ -88,7 +88,7 @@ export abstract class NaiveModel {
     return this.weight(name, [length], 0.3)
   }
 
-  protected linear(name: string, x: Vector, rows: number, bias = false): number[] {
+  linear(name: string, x: Vector, rows: number, bias = false): number[] {
     const matrix = this.weight(`${name}.weight`, [rows, x.length], 2 / Math.sqrt(x.length))
     return times(matrix, x, bias ? this.bias(`${name}.bias`, rows) : new Float32Array(rows))
   }

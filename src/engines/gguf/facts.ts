@@ -60,6 +60,7 @@ export function readFacts({ metadata, tensors }: Pick<GgufHeader, 'metadata' | '
   const rank = at('attention.kv_lora_rank')
   const sharedWidth = at('expert_shared_feed_forward_length') ?? (at('expert_shared_count') ?? 0) * width
   const gating = at('expert_gating_func')
+  const parallel = metadata.get(`${prefix}.use_parallel_residual`)
   const groups = at('expert_group_count') ?? 1
   return {
     facts: {
@@ -103,6 +104,8 @@ export function readFacts({ metadata, tensors }: Pick<GgufHeader, 'metadata' | '
     },
     raw: new Map<string, Json>([
       ...(has('enc.blk.0.ffn_gate.weight') ? [['feed_forward_proj', 'gated-gelu'] as const] : []),
+      ...(prefix === 'stablelm' ? [['use_qkv_bias', has('blk.0.attn_q.bias')] as const] : []),
+      ...(parallel?.type === 'bool' ? [['use_parallel_residual', parallel.value] as const] : []),
       ...(BIASED_AS_SAID.has(prefix) ? [['attention_bias', has('blk.0.attn_q.bias')] as const] : []),
     ]),
     className: has('cls.output.weight') ? 'BertForSequenceClassification' : null,

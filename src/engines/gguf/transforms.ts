@@ -11,6 +11,8 @@ export type Transform =
   | { readonly kind: 'add'; readonly value: number }
   /** Multiplied by a constant. */
   | { readonly kind: 'scale'; readonly value: number }
+  /** Groups of groups of rows, the inner ones before the outer ones: what was head by head is kind by kind. */
+  | { readonly kind: 'regroup'; readonly outer: number; readonly inner: number }
   /** The same elements under another shape. */
   | { readonly kind: 'reshape'; readonly from: readonly number[]; readonly to: readonly number[] }
 
@@ -43,6 +45,8 @@ function applyTransform(of: Recipe, transform: Transform): Recipe {
   switch (transform.kind) {
     case 'interleave':
       return interleaveRows(of, transform.heads)
+    case 'regroup':
+      return swapGroups(of, transform.outer, transform.inner)
     case 'add':
       return affine(of, 1, transform.value)
     case 'scale':
@@ -56,6 +60,8 @@ function undoTransform(of: Recipe, transform: Transform): Recipe {
   switch (transform.kind) {
     case 'interleave':
       return deinterleaveRows(of, transform.heads)
+    case 'regroup':
+      return swapGroups(of, transform.inner, transform.outer)
     case 'add':
       return affine(of, 1, -transform.value)
     case 'scale':
@@ -63,6 +69,12 @@ function undoTransform(of: Recipe, transform: Transform): Recipe {
     case 'reshape':
       return reshape(of, transform.from)
   }
+}
+
+function swapGroups(of: Recipe, outer: number, inner: number): Recipe {
+  const [rows = 0, ...rest] = of.shape
+  const axes = [1, 0, 2, ...rest.map((_, index) => index + 3)]
+  return reshape(permute(reshape(of, [outer, inner, rows / outer / inner, ...rest]), axes), of.shape)
 }
 
 /** Within each head, rows 0, d/2, 1, d/2 + 1 ...: what pairs channel i with i + d/2 then pairs 2i with 2i + 1. */

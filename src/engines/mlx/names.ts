@@ -8,6 +8,7 @@ import type { Json } from '../../core/json.ts'
 import type { Architecture, ConfigKey, ExpectedTensor } from '../../models/architecture.ts'
 import { dividedTensors } from '../../models/parts.ts'
 import { EXPERT_FAMILIES } from './experts.ts'
+import { LAYER_NORM_FAMILIES } from './layer-norms.ts'
 import {
   ATTENTION,
   decoder,
@@ -161,6 +162,7 @@ const FAMILIES: ReadonlyMap<string, MlxFamily> = new Map<string, MlxFamily>([
   ],
   ...LATER,
   ...EXPERT_FAMILIES,
+  ...LAYER_NORM_FAMILIES,
 ])
 
 /** The roles of the head and of what it may be tied to. */

@@ -270,9 +270,12 @@ function readRope(
   }
   const given = byKind ? keysOf(all, 'full_attention') : all
   const thetas = given.has('rope_theta') ? given : raw
-  const theta = reader.positive('rope_theta', thetas, architecture.defaults.ropeTheta)
+  const spelled = architecture.rotaryKeys
+  const fallback = reader.positive(spelled?.theta ?? 'rope_theta', raw, architecture.defaults.ropeTheta)
+  const theta = reader.positive('rope_theta', thetas, fallback)
   const usual = architecture.defaults.rotaryFactor ?? 1
-  const partial = given.get('partial_rotary_factor') ?? raw.get('partial_rotary_factor') ?? usual
+  const factor = spelled === undefined ? undefined : raw.get(spelled.factor)
+  const partial = given.get('partial_rotary_factor') ?? raw.get('partial_rotary_factor') ?? factor ?? usual
   const dim = typeof partial === 'number' ? Math.trunc(headDim * partial) : Number.NaN
   if (partial !== 1 && architecture.partialRotary !== true)
     throw unsupported(file, `rotary positions on part of a head (partial_rotary_factor ${display(partial)})`)

@@ -86,6 +86,10 @@ function rebuilt(config: ModelConfig, architecture: Architecture, dtype: DType):
   // Phi 3's class refuses it within rope_scaling
   if (config.rope.scaling.kind === 'longrope')
     json.set('original_max_position_embeddings', config.rope.scaling.originalContext)
+  if (architecture.rotaryKeys !== undefined) {
+    json.set(architecture.rotaryKeys.theta, config.rope.theta)
+    json.set(architecture.rotaryKeys.factor, (config.rope.dim ?? config.headDim) / config.headDim)
+  }
   json.set('tie_word_embeddings', config.tied)
   json.set('bos_token_id', config.bosId)
   json.set('eos_token_id', idOrIds(config.eosIds))

@@ -109,9 +109,81 @@ function deepseekV3(config: Config): Module[] {
   ])
 }
 
+/** Norms with biases, which the other classes do not have. */
+function withNormBiases(modules: readonly Module[]): Module[] {
+  return modules.map((module) => (module[1] === 'N' ? [module[0], 'N', module[2], true] : module))
+}
+
+function starcoder2(config: Config): Module[] {
+  const [hidden, inner] = [number(config, 'hidden_size'), number(config, 'intermediate_size')]
+  number(config, 'num_key_value_heads')
+  // tied if config.json does not say
+  return withNormBiases(
+    decoder(config, config['tie_word_embeddings'] === false, (at) => [
+      ...qkvo(config, at, true),
+      [`${at}.mlp.c_fc`, 'L', [inner, hidden], true],
+      [`${at}.mlp.c_proj`, 'L', [hidden, inner], true],
+    ]),
+  )
+}
+
+function stablelm(config: Config): Module[] {
+  const [hidden, inner] = [number(config, 'hidden_size'), number(config, 'intermediate_size')]
+  for (const key of ['num_key_value_heads', 'rope_theta', 'partial_rotary_factor', 'layer_norm_eps'])
+    number(config, key)
+  if (typeof config['use_qkv_bias'] !== 'boolean') throw new Error('use_qkv_bias')
+  const [output, ...rest] = qkvo(config, '', config['use_qkv_bias']).toReversed()
+  const attention = [...rest.toReversed(), [output![0], 'L', output![2]] as const]
+  const modules = decoder(config, true, (at) => [
+    ...attention.map(([name, kind, shape, bias]): Module => [`${at}${name}`, kind, shape, bias ?? false]),
+    [`${at}.mlp.gate_proj`, 'L', [inner, hidden]],
+    [`${at}.mlp.down_proj`, 'L', [hidden, inner]],
+    [`${at}.mlp.up_proj`, 'L', [inner, hidden]],
+  ])
+  const parallel = config['use_parallel_residual'] === true
+  return withNormBiases(modules).filter(([name]) => !(parallel && name.endsWith('.post_attention_layernorm')))
+}
+
+function phi(config: Config): Module[] {
+  const [hidden, inner] = [number(config, 'hidden_size'), number(config, 'intermediate_size')]
+  const modules = decoder(config, true, (at) => [
+    ...qkvo(config, at, true),
+    [`${at}.mlp.fc1`, 'L', [inner, hidden], true],
+    [`${at}.mlp.fc2`, 'L', [hidden, inner], true],
+  ])
+  return withNormBiases(modules)
+    .filter(([name]) => !name.endsWith('.post_attention_layernorm'))
+    .map(([name, kind, shape, bias = false]): Module => {
+      const own = name.replace('self_attn.o_proj', 'self_attn.dense').replace(/^model\.norm$/, 'model.final_layernorm')
+      return [own, kind, shape, bias || own === 'lm_head']
+    })
+}
+
+function gptNeox(config: Config): Module[] {
+  const [hidden, vocabulary] = [number(config, 'hidden_size'), number(config, 'vocab_size')]
+  for (const key of ['max_position_embeddings', 'layer_norm_eps', 'rotary_emb_base', 'rotary_pct']) number(config, key)
+  const modules: Module[] = [
+    ['model.embed_in', 'E', [vocabulary, hidden]],
+    ['model.embed_out', 'L', [vocabulary, hidden]],
+  ]
+  for (let i = 0; i < number(config, 'num_hidden_layers'); i++) {
+    const at = `model.h.${i}`
+    modules.push([`${at}.attention.query_key_value`, 'L', [3 * hidden, hidden], true])
+    modules.push([`${at}.attention.dense`, 'L', [hidden, hidden], true])
+    modules.push([`${at}.mlp.dense_h_to_4h`, 'L', [4 * hidden, hidden], true])
+    modules.push([`${at}.mlp.dense_4h_to_h`, 'L', [hidden, 4 * hidden], true])
+    for (const norm of ['input_layernorm', 'post_attention_layernorm']) modules.push([`${at}.${norm}`, 'N', [hidden]])
+  }
+  return withNormBiases([...modules, ['model.final_layer_norm', 'N', [hidden]]])
+}
+
 export const FAMILY_MODULES: Readonly<Record<string, (config: Config) => Module[]>> = {
   gpt_oss: gptOss,
   olmoe,
   granitemoe: graniteMoe,
   deepseek_v3: deepseekV3,
+  starcoder2,
+  stablelm,
+  phi,
+  gpt_neox: gptNeox,
 }

@@ -23,6 +23,7 @@ import {
   qwen3moe,
   seedOss,
 } from './llama.ts'
+import { gptNeox, phi, stablelm, starcoder2 } from './layer-norms.ts'
 import { phi3 } from './phi3.ts'
 import { exaone4, olmo2, olmo3 } from './post-norms.ts'
 import { smollm3 } from './smollm3.ts'
@@ -63,6 +64,10 @@ const ARCHITECTURES: ReadonlyMap<string, GgufArchitecture> = new Map([
   ['olmoe', olmoe],
   ['granitemoe', granitemoe],
   ['deepseek_v2', deepseek],
+  ['starcoder2', starcoder2],
+  ['phi', phi],
+  ['gpt_neox', gptNeox],
+  ['stablelm', stablelm],
   ['deepseek_v3', deepseek],
 ])
 
