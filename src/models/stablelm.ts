@@ -18,7 +18,7 @@ function rows(): readonly TensorRow[] {
   return own.flatMap((row) => {
     const role = row.role.replace(/\.weight$/, '')
     const hf = row.hf.replace(/\.weight$/, '')
-    if (!/norm$/.test(role)) return [row]
+    if (!role.endsWith('norm')) return [row]
     return norm(role, hf, role.endsWith('mlp_norm') ? { when: (c) => !parallel(c) } : {})
   })
 }

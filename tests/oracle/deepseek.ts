@@ -115,7 +115,7 @@ export const DEEPSEEKS: readonly NaiveModel[] = [
     norm_topk_prob: false,
     scoring_func: 'softmax',
     topk_method: 'greedy',
-    rope_scaling: { ...YARN, mscale: 0.707, mscale_all_dim: 0.707 },
+    rope_scaling: { ...YARN, mscale: 0.8, mscale_all_dim: 0.8 },
   }),
   new DeepSeek({
     ...LATENT,

@@ -69,6 +69,26 @@ const CONFIGS: readonly (readonly [id: string, raw: Record<string, unknown>])[] 
   ['phi', { ...SIZES, hidden_act: 'gelu_new' }],
   ['gpt_neox', { ...SIZES, num_key_value_heads: 2, num_attention_heads: 2, rotary_pct: 1 }],
   ['stablelm', { ...SIZES, partial_rotary_factor: 0.5, use_qkv_bias: true }],
+  [
+    'deepseek_v3',
+    {
+      ...SIZES,
+      num_key_value_heads: 2,
+      first_k_dense_replace: 1,
+      q_lora_rank: 6,
+      kv_lora_rank: 4,
+      qk_nope_head_dim: 2,
+      qk_rope_head_dim: 4,
+      v_head_dim: 3,
+      n_routed_experts: 4,
+      num_experts_per_tok: 2,
+      moe_intermediate_size: 6,
+      n_shared_experts: 2,
+      n_group: 2,
+      topk_group: 1,
+      rope_scaling: { type: 'yarn', factor: 4, mscale: 1, mscale_all_dim: 1 },
+    },
+  ],
   ['olmoe', { ...SIZES, num_experts: 3, num_experts_per_tok: 2 }],
   ['granitemoe', { ...SIZES, num_local_experts: 3, num_experts_per_tok: 2, logits_scaling: 8 }],
   ['gpt_oss', { ...SIZES, head_dim: 4, num_local_experts: 3, num_experts_per_tok: 2, rope_scaling: null }],
@@ -157,8 +177,9 @@ describe.each(CONFIGS)('%s', (id, raw) => {
     for (const key of ['attentionSoftcap', 'logitSoftcap', ...scales] as const)
       expect(facts[key] ?? null, key).toEqual(config[key] ?? null)
     const experts = config.experts?.count ?? null
+    const gating = config.experts?.scores === 'sigmoid' ? 2 : null
     const has = (name: string): boolean => tensors.some((tensor) => tensor.name === name)
-    expect(architectureIdOf(target.name, { experts, window: config.slidingWindow, has })).toBe(id)
+    expect(architectureIdOf(target.name, { experts, window: config.slidingWindow, gating, has })).toBe(id)
   })
 })
 
@@ -210,6 +231,18 @@ describe('what llama.cpp computes otherwise', () => {
     ['cohere', { tie_word_embeddings: false }, 'head'],
     ['cohere2', { sliding_window: null }, 'window'],
     ['t5', { relative_attention_max_distance: 64 }, '128'],
+    ['gpt_oss', { sliding_window: null }, 'window'],
+    ['gpt_oss', { tie_word_embeddings: true }, 'head'],
+    ['deepseek_v3', { rms_norm_eps: 1e-5 }, 'rms_norm_eps'],
+    ['deepseek_v3', { n_shared_experts: null }, 'share'],
+    ['deepseek_v3', { q_lora_rank: null }, 'queries without a latent in 2 blocks'],
+    ['deepseek_v3', { num_hidden_layers: 27 }, 'expects none'],
+    ['deepseek_v3', { rope_scaling: { type: 'yarn', factor: 4 } }, 'mscale'],
+    ['deepseek_v3', { rope_scaling: { type: 'yarn', factor: 4, mscale: 1, mscale_all_dim: 0.5 } }, 'mscale'],
+    ['phi', { tie_word_embeddings: true }, 'head'],
+    ['gpt_neox', { head_dim: 2 }, 'heads of 2 channels'],
+    ['stablelm', { rope_scaling: LLAMA3 }, 'llama3'],
+    ['starcoder2', { rope_scaling: LLAMA3 }, 'llama3'],
   ])('%s with %o is refused', async (id, changes, says) => {
     expect(await refusal(id, changes)).toContain(says)
     expect(await refusal(id, {})).toBeNull()
