@@ -95,6 +95,10 @@ const FAMILIES: readonly Family[] = [
     load: async () => (await import('./deepseek.ts')).deepseekV2,
   },
   {
+    names: ['DeepseekV3ForCausalLM', 'DeepseekV3Model', 'deepseek_v3'],
+    load: async () => (await import('./deepseek.ts')).deepseekV3,
+  },
+  {
     names: ['Starcoder2ForCausalLM', 'Starcoder2Model', 'starcoder2'],
     load: async () => (await import('./starcoder2.ts')).starcoder2,
   },
@@ -106,10 +110,6 @@ const FAMILIES: readonly Family[] = [
   {
     names: ['StableLmForCausalLM', 'StableLMEpochForCausalLM', 'StableLmModel', 'stablelm_epoch', 'stablelm'],
     load: async () => (await import('./stablelm.ts')).stablelm,
-  },
-  {
-    names: ['DeepseekV3ForCausalLM', 'DeepseekV3Model', 'deepseek_v3'],
-    load: async () => (await import('./deepseek.ts')).deepseekV3,
   },
 ]
 

@@ -252,6 +252,7 @@ function assumptions(architecture: Architecture, sizes: Sizes, config: ModelConf
     assumed.push(`heads are ${sizes.headDim} channels wide, so there are ${config.heads} of them${or}`)
   }
   if (architecture.rotary !== 'none') assumed.push(`rotary positions have the base ${config.rope.theta}, unscaled`)
+  if (config.rope.dim !== undefined) assumed.push(`the first ${config.rope.dim} channels of each head turn`)
   if (sizes.positions === null) assumed.push(`the context has ${config.contextLength} tokens`)
   assumed.push(`norms add ${config.normEpsilon}`)
   if (sizes.tied) assumed.push('the head is the embedding, since there is none')

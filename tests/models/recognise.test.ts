@@ -14,6 +14,10 @@ test.each([
   ['hunyuan', 'hunyuan', []],
   ['arcee', 'arcee', []],
   ['cohere2', 'cohere', ['cohere2']],
+  ['starcoder2', 'starcoder2', []],
+  ['phi', 'phi', []],
+  ['gpt_neox', 'gpt_neox', []],
+  ['stablelm', 'stablelm', []],
 ])('tensors of %s are taken for %s, or %j', async (id, taken, alike) => {
   const architecture = await architectureFor(id, 'config.json')
   const raw = parseJsonObject(new TextEncoder().encode(JSON.stringify(CONFIGS[id])), 'config.json')
@@ -28,4 +32,17 @@ test.each([
   expect(found.config).toMatchObject({ hiddenSize, layers, intermediateSize })
   expect(found.config.heads * found.config.headDim).toBe(heads * headDim)
   expect(found.names.size).toBe(tensors.size)
+})
+
+test.each([
+  ['phi', 8],
+  ['gpt_neox', 4],
+  ['stablelm', 4],
+])('of %s the part of each head turns that its class has turn, %i channels of 16', async (id, turning) => {
+  const architecture = await architectureFor(id, 'config.json')
+  const raw = parseJsonObject(new TextEncoder().encode(JSON.stringify(CONFIGS[id])), 'config.json')
+  const rows = expectedTensors(architecture, normalizeConfig(raw, 'config.json', architecture).config)
+  const found = await recogniseModel(new Map(rows.map(({ hf, shape }) => [hf, { shape, dtype: 'bf16' as const }])))
+  expect(found?.config.rope.dim).toBe(turning)
+  expect(found?.assumed.join()).toContain(`the first ${turning} channels of each head turn`)
 })

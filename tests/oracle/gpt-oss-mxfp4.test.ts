@@ -98,6 +98,37 @@ describe.skipIf(reason !== null)(`GPT-OSS as it is published, in MXFP4${reason =
     }
   })
 
+  test('MLX gets its codes and scales as they are', async () => {
+    const to = path.join(folder.path, 'mlx')
+    await mkdir(to)
+    const job = api.start({
+      input: { kind: 'path', path: input },
+      target: 'mlx',
+      options: { quant: 'mxfp4' },
+      output: { kind: 'path', path: to },
+      name: null,
+      overwrite: false,
+    })
+    for (let done = false; !done;) {
+      for (const event of await job.next()) {
+        if (event.type === 'failed') throw new Error(event.error.message)
+        done ||= event.type === 'done'
+      }
+    }
+    const stored = rawTensors(Uint8Array.from(await readFile(path.join(to, 'model.safetensors'))))
+    const bytesOf = (name: string): Buffer => Buffer.from(stored.find((tensor) => tensor.name === name)!.data)
+    for (const [name, { codes, exponents }] of blocks) {
+      const fused = name.endsWith('gate_up_proj')
+      for (const [which, part] of (fused ? ['gate', 'up'] : ['down']).entries()) {
+        const module = name.replace(/\w+$/, `${part}_proj`)
+        const own = (row: number): boolean => !fused || row % 2 === which
+        const pairs = Array.from({ length: codes.length / 2 }, (_, i) => codes[2 * i]! | (codes[2 * i + 1]! << 4))
+        expect(bytesOf(`${module}.weight`)).toEqual(Buffer.from(pairs.filter((_, i) => own(Math.floor(i / 128)))))
+        expect(bytesOf(`${module}.scales`)).toEqual(Buffer.from(exponents.filter((_, i) => own(Math.floor(i / 8)))))
+      }
+    }
+  })
+
   test('llama.cpp computes what the class does from the dequantised weights', async () => {
     const llama = await judge(await convertFolder(api, input, { quant: 'f32' }, folder.path, {}, 'whole'))
     try {
