@@ -86,14 +86,19 @@ typedef struct {
  * help in more than a thousand offers running.
  */
 #define CERTAINLY_LESS (1.f - 1.f / 1024.f)
-/* With smaller scores, times weights, underflow would come on top. No q2 is less than a 64th of the weights. */
+/*
+ * With smaller scores, or scores times weights, underflow would come on top: no q2 is less than a 64th of the weights. Nor
+ * is any |qx| much greater than they times the greatest value, whose square must not overflow.
+ */
 #define MIN_CERTAIN 1e-30f
+#define MAX_CERTAIN 1e18f
 
-/* What the score of a split must be above to be worth an offer. */
-INLINE float least_score(f4 scores, float weights) {
+/* What the score of a split must be above to be worth an offer; `low` and `high` are the least and the greatest value. */
+INLINE float least_score(f4 scores, float weights, float low, float high) {
   float a = scores[0] > scores[1] ? scores[0] : scores[1], b = scores[2] > scores[3] ? scores[2] : scores[3];
-  float best = a > b ? a : b;
-  return is_finite(best) && best * weights > MIN_CERTAIN ? best * CERTAINLY_LESS : -__FLT_MAX__;
+  float best = a > b ? a : b, magnitude = high > -low ? high : -low;
+  int certain = best > MIN_CERTAIN && best * weights > MIN_CERTAIN && weights * magnitude < MAX_CERTAIN;
+  return certain ? best * CERTAINLY_LESS : -__FLT_MAX__;
 }
 
 INLINE f4 best_scores(f4 scores, const sums *t, const int shifts) {
@@ -156,7 +161,7 @@ static split best_split_s(const float *x, const float *weight, const uint8_t *or
         else offer_better(&best, first, second, &t, least, 2);
       }
     }
-    if (pass == 0) least = least_score(scores, sum_w[SUB_S]);
+    if (pass == 0) least = least_score(scores, sum_w[SUB_S], x[order[0]], x[order[SUB_S - 1]]);
   }
   return best;
 }
@@ -213,7 +218,8 @@ static split best_split_m(const float *x, const float *weight, const uint8_t *or
         else offer_better(&best, first, second, &t, least, 4);
       }
     }
-    if (pass == 0) least = least_score(scores, sum_w[0][SUB_M] + sum_w[1][SUB_M]);
+    if (pass == 0)
+      least = least_score(scores, sum_w[0][SUB_M] + sum_w[1][SUB_M], x[order[0]], x[order[SUB_M - 1]]);
   }
   return best;
 }
