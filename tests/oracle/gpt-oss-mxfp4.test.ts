@@ -2,6 +2,7 @@ import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Api } from '../../src/api/api.ts'
+import type { OptionValues } from '../../src/core/option.ts'
 import { rawTensors, safetensors, type RawTensor } from '../engines/hf/folder.ts'
 import { convertFolder, productApi, relativeError, temporaryFolder } from './convert-folder.ts'
 import { gptOss } from './experts.ts'
@@ -29,13 +30,27 @@ describe.skipIf(reason !== null)(`GPT-OSS as it is published, in MXFP4${reason =
   let input: string
   const blocks = new Map<string, { codes: Uint8Array; exponents: Uint8Array }>()
   let logits: readonly number[]
+  const model = gptOss()
+
+  async function convertTo(target: string, from: string, name: string, options: OptionValues): Promise<string> {
+    const to = path.join(folder.path, name)
+    await mkdir(to)
+    const input = { kind: 'path', path: from } as const
+    const job = api.start({ input, target, options, output: { kind: 'path', path: to }, name: null, overwrite: false })
+    for (;;) {
+      for (const event of await job.next()) {
+        if (event.type === 'failed') throw new Error(event.error.message)
+        if (event.type === 'done') return to
+      }
+    }
+  }
+
   const ids = (): readonly number[] => readReference('qwen3')[0]!.ids
   beforeAll(async () => {
     folder = await temporaryFolder()
     api = productApi()
     input = path.join(folder.path, 'input')
     await mkdir(input)
-    const model = gptOss()
     model.logits(ids())
     const packed: RawTensor[] = []
     for (const [name, { shape, values }] of model.weights) {
@@ -98,23 +113,25 @@ describe.skipIf(reason !== null)(`GPT-OSS as it is published, in MXFP4${reason =
     }
   })
 
-  test('MLX gets its codes and scales as they are', async () => {
-    const to = path.join(folder.path, 'mlx')
-    await mkdir(to)
-    const job = api.start({
-      input: { kind: 'path', path: input },
-      target: 'mlx',
-      options: { quant: 'mxfp4' },
-      output: { kind: 'path', path: to },
-      name: null,
-      overwrite: false,
-    })
-    for (let done = false; !done;) {
-      for (const event of await job.next()) {
-        if (event.type === 'failed') throw new Error(event.error.message)
-        done ||= event.type === 'done'
-      }
+  test('from the GGUF file back to HuggingFace: the values, bit for bit', async () => {
+    const file = await convertFolder(api, input, { quant: 'mxfp4_moe' }, folder.path, {}, 'there')
+    const back = await convertTo('huggingface', file, 'back', { dtype: 'f32' })
+    const stored = rawTensors(Uint8Array.from(await readFile(path.join(back, 'model.safetensors'))))
+    for (const name of blocks.keys()) {
+      const { shape, data } = stored.find((tensor) => tensor.name === name)!
+      const { shape: wanted, values } = model.weights.get(name)!
+      expect(shape).toEqual(wanted)
+      const found = new Float32Array(Uint8Array.from(data).buffer)
+      // zeros may have lost their sign
+      expect(
+        found.findIndex((value, i) => value !== values[i]),
+        name,
+      ).toBe(-1)
     }
+  })
+
+  test('MLX gets its codes and scales as they are', async () => {
+    const to = await convertTo('mlx', input, 'mlx', { quant: 'mxfp4' })
     const stored = rawTensors(Uint8Array.from(await readFile(path.join(to, 'model.safetensors'))))
     const bytesOf = (name: string): Buffer => Buffer.from(stored.find((tensor) => tensor.name === name)!.data)
     for (const [name, { codes, exponents }] of blocks) {

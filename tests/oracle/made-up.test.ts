@@ -12,7 +12,7 @@ import { architectureOf, normalizeConfig } from '../../src/engines/transformers/
 import { convertFolder, productApi, relativeError, temporaryFolder } from './convert-folder.ts'
 import { FAMILIES } from './made-up.ts'
 import { judge, llamaTypes, noLlama } from './llama.ts'
-import { storedIn } from './matrix-models.ts'
+import { storedIn, truthOf } from './matrix-models.ts'
 import { MODELS, noModels, readReference } from './models.ts'
 
 /** Float32 against float64, through two blocks. */
@@ -70,6 +70,24 @@ describe.skipIf(reason !== null)(
         expect(outline(back)).toEqual(outline(input))
         expect(await meaning(back)).toEqual(await meaning(input))
       })
+
+      const parted = /^(?:gpt_oss|deepseek_v3|gpt_neox)$/.test(name)
+      for (const what of parted ? ['from quantised GGUF, too, about the same'] : [])
+        test(what, async () => {
+          const back = path.join(folder.path, `${name}-rounded`)
+          await mkdir(back)
+          await toHuggingFace(await convertFolder(api, input, { quant: 'q4_k_m' }, folder.path, {}, `${name}-q4`), back)
+          const found = truthOf(back).tensors
+          expect([...found.keys()].sort()).toEqual([...truthOf(input).tensors.keys()].sort())
+          for (const [tensor, { values }] of truthOf(input).tensors) {
+            const other = found.get(tensor)!.values
+            const norm = (of: (value: number, at: number) => number): number =>
+              values.reduce((sum, value, at) => sum + of(value, at) ** 2, 0)
+            expect(Math.sqrt(norm((value, at) => value - other[at]!) / norm((value) => value)), tensor).toBeLessThan(
+              0.12,
+            )
+          }
+        })
 
       test('each mixture gives each tensor the type that llama.cpp gives it', async () => {
         const source = await openPath(input)

@@ -203,8 +203,12 @@ export function isCastable(dtype: DType): boolean {
   return CASTABLE.has(dtype) || dtypeInfo(dtype).kind === 'quant'
 }
 
-/** Undoes the transposition that a reader made, without moving anything where it did. */
+/**
+ * Undoes the transposition that a reader made, without moving anything where it did. Blocks cannot be turned: those of a
+ * quantised tensor are dequantised first.
+ */
 export function transposedBack(recipe: Recipe): Recipe {
+  if (dtypeInfo(recipe.dtype).kind === 'quant') return transpose(cast(recipe, DEQUANTIZED))
   const back = transpose(recipe)
   return recipe.op === 'permute' && back.op === 'permute' && recipe.axes.join() === back.axes.join() ? recipe.of : back
 }
