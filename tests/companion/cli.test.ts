@@ -245,7 +245,7 @@ describe('inspect and formats', () => {
       run('inspect', 'odd.safetensors'),
       run('inspect', 'tiny', '--json'),
     ])
-    expect(text.stdout).toMatch(/^ {2}gguf +Q4_K_M 103\.66 KiB; \d+ others, .* to .*$/m)
+    expect(text.stdout).toMatch(/^ {2}gguf +Q4_K_M 103\.63 KiB; \d+ others, .* to .*$/m)
     expect(text.stdout).toMatch(/^ {2}huggingface +Unchanged /m)
     expect(odd.stdout).toMatch(/^ {2}safetensors +Unchanged /m)
     expect(odd.stdout).toMatch(/^ {2}mlx +no: odd is not known to be a model, so it cannot become an MLX model\. Put/m)
