@@ -13,8 +13,8 @@ import {
   type ImatrixEntry,
 } from '../../src/engines/containers/imatrix.ts'
 import type { OptionValues } from '../../src/core/option.ts'
-import { isOffered } from '../../src/engines/gguf/mix.ts'
-import { MIXES } from '../../src/engines/gguf/mixes.ts'
+import { isOffered } from '../../src/engines/gguf/weights/mix.ts'
+import { MIXES } from '../../src/engines/gguf/weights/mixes.ts'
 import { convertByProduct, expectSameTensors, productApi, readFileAndHeader, temporaryFolder } from './gguf-files.ts'
 import { judge, llamaQuantize, noLlama } from './llama.ts'
 import { MODELS, noModels } from './models.ts'

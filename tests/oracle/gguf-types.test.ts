@@ -5,9 +5,15 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ggmlTypes, type GgufValue } from '../../src/engines/containers/gguf/types.ts'
 import { ggufLayout } from '../../src/engines/containers/gguf/writer.ts'
 import { gguf } from '../../src/engines/gguf/engine.ts'
-import { chooseTypes, PLAIN, type MixModel, type MixSettings, type MixTensor } from '../../src/engines/gguf/mix.ts'
-import { MIXES } from '../../src/engines/gguf/mixes.ts'
-import { blockOf, type WeightType } from '../../src/engines/gguf/weight-types.ts'
+import {
+  chooseTypes,
+  PLAIN,
+  type MixModel,
+  type MixSettings,
+  type MixTensor,
+} from '../../src/engines/gguf/weights/mix.ts'
+import { MIXES } from '../../src/engines/gguf/weights/mixes.ts'
+import { blockOf, type WeightType } from '../../src/engines/gguf/weights/types.ts'
 import { gpt2 } from '../../src/models/gpt2.ts'
 import { mixtral } from '../../src/models/mixtral.ts'
 import { phi3 } from '../../src/models/phi3.ts'

@@ -4,7 +4,7 @@ import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { GgufArray, GgufValue } from '../containers/gguf/types.ts'
 import type { Placed } from './lay.ts'
-import type { WeightOptions } from './weight-options.ts'
+import type { WeightOptions } from './weights/options.ts'
 
 /** The option of it. */
 export const PRUNE_OPTION: OptionSpec = {

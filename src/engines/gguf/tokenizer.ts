@@ -3,7 +3,7 @@ import { AppError } from '../../core/errors.ts'
 import type { OptionSpec, OptionValues } from '../../core/option.ts'
 import type { Finding } from '../../core/plan.ts'
 import type { GgufValue } from '../containers/gguf/types.ts'
-import { numeric, text } from './metadata.ts'
+import { numeric, text } from './metadata/keys.ts'
 
 /** llama.cpp's numbers. */
 const TOKEN_TYPES: Readonly<Record<TokenType, number>> = {

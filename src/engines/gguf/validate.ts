@@ -7,7 +7,7 @@ import { ggufNumber, ggufString, type GgufHeader, type GgufTensor } from '../con
 import { alignUp, GGUF_ALIGNMENT } from '../containers/gguf/types.ts'
 import type { Thorough } from '../engine.ts'
 import { architectureIdOf, ggufArchitecture } from './arch/index.ts'
-import { configOf, implausibleCounts, REQUIRED_KEYS } from './config.ts'
+import { configOf, implausibleCounts, REQUIRED_KEYS } from './read/sizes.ts'
 import { readModel, SPLIT_KEYS, type GgufModel } from './files.ts'
 import { ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, ROPE_FREQS } from './names.ts'
 import { sampleTensor, scanTensor } from './sample.ts'

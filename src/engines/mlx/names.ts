@@ -7,24 +7,8 @@ import { AppError } from '../../core/errors.ts'
 import type { Json } from '../../core/json.ts'
 import type { Architecture, ConfigKey, ExpectedTensor } from '../../models/architecture.ts'
 import { dividedTensors } from '../../models/parts.ts'
-import { EXPERT_FAMILIES } from './experts.ts'
-import { LAYER_NORM_FAMILIES } from './layer-norms.ts'
-import {
-  ATTENTION,
-  decoder,
-  expertKeys,
-  EXPERTS,
-  HEAD_NORMS,
-  MIXTRAL_EXPERTS,
-  MLP,
-  NORMS,
-  plainRotary,
-  QWEN_EXPERTS,
-  SHARED,
-  SIZES,
-  type MlxFamily,
-} from './family.ts'
-import { LATER } from './later.ts'
+import type { MlxFamily } from './families/contract.ts'
+import { FAMILIES } from './families/index.ts'
 
 /** One tensor of an MLX model before quantisation. */
 export interface MlxTensor {
@@ -38,132 +22,6 @@ export interface MlxTensor {
   /** Whether its module can be quantised: the weight of a Linear, an Embedding or a SwitchLinear. */
   readonly matrix: boolean
 }
-
-const FAMILIES: ReadonlyMap<string, MlxFamily> = new Map<string, MlxFamily>([
-  ['llama', decoder],
-  ['mistral', decoder],
-  ['qwen2', decoder],
-  [
-    'qwen3',
-    {
-      order: [...ATTENTION, ...HEAD_NORMS, ...MLP, ...NORMS],
-      head: 'untied',
-      sizes: [...SIZES, 'headDim', 'contextLength'],
-    },
-  ],
-  [
-    'mixtral',
-    {
-      order: [...ATTENTION, ...EXPERTS('block_sparse_moe'), ...NORMS],
-      experts: MIXTRAL_EXPERTS,
-      head: 'untied',
-      sizes: SIZES,
-      unsupported: plainRotary,
-    },
-  ],
-  [
-    'qwen2moe',
-    {
-      order: [...ATTENTION, ...EXPERTS('mlp'), ...SHARED, 'mlp.shared_expert_gate', ...NORMS],
-      experts: QWEN_EXPERTS,
-      head: 'always',
-      sizes: SIZES,
-      keys: (config) => [
-        ...expertKeys(config),
-        ['shared_expert_intermediate_size', config.experts?.sharedIntermediateSize ?? 0],
-      ],
-    },
-  ],
-  [
-    'qwen3moe',
-    {
-      order: [...ATTENTION, ...HEAD_NORMS, ...NORMS, ...EXPERTS('mlp')],
-      experts: QWEN_EXPERTS,
-      head: 'untied',
-      sensitive: { suffix: 'mlp.gate', bits: 8 },
-      sizes: [...SIZES, 'headDim', 'contextLength'],
-      keys: (config) => [
-        ...expertKeys(config),
-        ['decoder_sparse_step', 1],
-        ['mlp_only_layers', []],
-        ['norm_topk_prob', true],
-      ],
-    },
-  ],
-  [
-    'gemma2',
-    {
-      order: [
-        ...ATTENTION,
-        ...MLP,
-        'input_layernorm',
-        'pre_feedforward_layernorm',
-        'post_feedforward_layernorm',
-        'post_attention_layernorm',
-      ],
-      head: 'never',
-      sizes: [...SIZES, 'headDim'],
-      keys: ({ attentionScale }) =>
-        attentionScale === undefined ? [] : [['query_pre_attn_scalar', attentionScale ** -2]],
-      unsupported: (config) =>
-        config.attentionSoftcap === undefined || config.logitSoftcap === undefined
-          ? 'scores or logits without a cap'
-          : plainRotary(config),
-    },
-  ],
-  [
-    'phi3',
-    {
-      order: ['self_attn.qkv_proj', 'self_attn.o_proj', 'mlp.gate_up_proj', 'mlp.down_proj', ...NORMS],
-      head: 'untied',
-      sizes: SIZES,
-    },
-  ],
-  [
-    'gpt2',
-    {
-      renames: [['transformer.', 'model.']],
-      order: ['attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj', 'ln_1', 'ln_2'],
-      head: 'never',
-      sizes: ['contextLength', 'normEpsilon'],
-      keys: ({ contextLength }) => [['n_ctx', contextLength]],
-      unsupported: ({ intermediateSize, hiddenSize }) =>
-        intermediateSize === 4 * hiddenSize ? null : `an MLP of ${intermediateSize} for a hidden size of ${hiddenSize}`,
-    },
-  ],
-  // mlx-lm's loader adds a head to a tied model and then refuses it, and its tied logits are not scaled
-  [
-    'minicpm',
-    {
-      order: [...ATTENTION, 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj', ...NORMS],
-      head: 'always',
-      keys: ({ embeddingScale = 1, residualScale = 1, logitDivisor = 1, layers, hiddenSize }) => [
-        ['scale_emb', embeddingScale],
-        ['scale_depth', residualScale * Math.sqrt(layers)],
-        ['dim_model_base', hiddenSize / logitDivisor],
-      ],
-      unsupported: ({ raw }) => (raw.get('attention_bias') === true ? 'biases in attention' : null),
-    },
-  ],
-  [
-    'granite',
-    {
-      ...decoder,
-      sizes: [...SIZES, 'contextLength'],
-      keys: (config) => [
-        ['attention_bias', false],
-        ['mlp_bias', false],
-        ['embedding_multiplier', config.embeddingScale ?? 1],
-        ['residual_multiplier', config.residualScale ?? 1],
-        ['attention_multiplier', config.attentionScale ?? 1],
-        ['logits_scaling', config.logitDivisor ?? 1],
-      ],
-    },
-  ],
-  ...LATER,
-  ...EXPERT_FAMILIES,
-  ...LAYER_NORM_FAMILIES,
-])
 
 /** The roles of the head and of what it may be tied to. */
 const HEAD: Role = 'lm_head.weight'

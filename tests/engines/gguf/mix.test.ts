@@ -12,9 +12,9 @@ import {
   type Choice,
   type MixModel,
   type MixSettings,
-} from '../../../src/engines/gguf/mix.ts'
-import { MIXES } from '../../../src/engines/gguf/mixes.ts'
-import { blockOf, WEIGHT_TYPES, WRITABLE, writableDType } from '../../../src/engines/gguf/weight-types.ts'
+} from '../../../src/engines/gguf/weights/mix.ts'
+import { MIXES } from '../../../src/engines/gguf/weights/mixes.ts'
+import { blockOf, WEIGHT_TYPES, WRITABLE, writableDType } from '../../../src/engines/gguf/weights/types.ts'
 import { createReferenceBackend } from '../../../src/kernels/reference/index.ts'
 
 const mix = (id: string) => mixOf(id)!

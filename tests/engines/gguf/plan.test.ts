@@ -10,10 +10,10 @@ import { qwen2 } from '../../../src/models/qwen2.ts'
 import { qwen3 } from '../../../src/models/qwen3.ts'
 import { executeNaively } from '../../oracle/naive.ts'
 import { sourceOf } from './bytes.ts'
-import { isOffered } from '../../../src/engines/gguf/mix.ts'
-import { MIXES } from '../../../src/engines/gguf/mixes.ts'
+import { isOffered } from '../../../src/engines/gguf/weights/mix.ts'
+import { MIXES } from '../../../src/engines/gguf/weights/mixes.ts'
 import { BPE_PRE_TOKENIZERS } from '../../../src/engines/gguf/tokenizer.ts'
-import { WRITABLE } from '../../../src/engines/gguf/weight-types.ts'
+import { WRITABLE } from '../../../src/engines/gguf/weights/types.ts'
 import { madeUpCheckpoint, madeUpTokenizer, MADE_UP_VOCAB, type MadeUp } from './made-up.ts'
 
 const SMALL: MadeUp = { layers: 2, hidden: 64, intermediate: 96, heads: 4, kvHeads: 2, tied: false }

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { AppError } from '../../../src/core/errors.ts'
 import type { OptionValues } from '../../../src/core/option.ts'
 import { gguf } from '../../../src/engines/gguf/engine.ts'
-import { optimise, sizeTarget } from '../../../src/engines/gguf/size-target.ts'
+import { optimise, sizeTarget } from '../../../src/engines/gguf/weights/size-target.ts'
 import { madeUpCheckpoint } from './made-up.ts'
 
 const steps = (name: string, points: readonly (readonly [bytes: number, error: number])[]) =>

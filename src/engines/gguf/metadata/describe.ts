@@ -1,5 +1,5 @@
-import type { MetadataEntry } from '../../core/plan.ts'
-import type { GgufArray, GgufValue } from '../containers/gguf/types.ts'
+import type { MetadataEntry } from '../../../core/plan.ts'
+import type { GgufArray, GgufValue } from '../../containers/gguf/types.ts'
 import { shortestF32 } from './shortest.ts'
 
 /** A chat template has thousands of characters, of which the first say which it is. */

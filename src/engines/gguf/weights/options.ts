@@ -1,12 +1,12 @@
-import { AppError } from '../../core/errors.ts'
-import { isFileValue, listItems } from '../../core/option.ts'
-import type { FileValue, ListPart, OptionSpec, OptionValue, OptionValues } from '../../core/option.ts'
-import { importanceOf, readImatrix, type Imatrix } from '../containers/imatrix.ts'
+import { AppError } from '../../../core/errors.ts'
+import { isFileValue, listItems } from '../../../core/option.ts'
+import type { FileValue, ListPart, OptionSpec, OptionValue, OptionValues } from '../../../core/option.ts'
+import { importanceOf, readImatrix, type Imatrix } from '../../containers/imatrix.ts'
 import { isOffered, mixOf, type MixSettings } from './mix.ts'
 import { DEFAULT_MIX, MIXES, type Mix } from './mixes.ts'
-import { layersToPrune, PRUNE_OPTION } from './prune.ts'
+import { layersToPrune, PRUNE_OPTION } from '../prune.ts'
 import { SIZE_OPTIONS, sizeMix, sizeTarget, type SizeTarget } from './size-target.ts'
-import { weightTypeNamed, WRITABLE, type WeightType } from './weight-types.ts'
+import { weightTypeNamed, WRITABLE, type WeightType } from './types.ts'
 
 /** llama-quantize's name for changing nothing. */
 export const COPY = 'copy'

@@ -1,4 +1,4 @@
-import type { WeightType } from './weight-types.ts'
+import type { WeightType } from './types.ts'
 
 /**
  * The mixtures of `llama-quantize` as data. Source: src/llama-quant.cpp of llama.cpp v0.5.0 (September 2026).

@@ -1,7 +1,7 @@
-/** The families of mlx-lm from Gemma 3 on. */
-import type { ModelConfig } from '../../core/checkpoint.ts'
-import { layerTypesOf } from '../../models/windows.ts'
-import { ATTENTION, decoder, HEAD_NORMS, MLP, NORMS, plainRotary, SIZES, type MlxFamily } from './family.ts'
+/** Dense decoders with RMS norms. */
+import type { ModelConfig } from '../../../core/checkpoint.ts'
+import { layerTypesOf } from '../../../models/windows.ts'
+import { ATTENTION, decoder, HEAD_NORMS, MLP, NORMS, plainRotary, SIZES, type MlxFamily } from './contract.ts'
 
 const SANDWICH = [
   'input_layernorm',
@@ -18,7 +18,76 @@ function bothKindsOfBlocks({ layers, slidingWindow, windowPeriod }: ModelConfig)
   return windowPeriod === undefined || windowPeriod > layers ? 'sliding window in every block' : null
 }
 
-export const LATER: readonly (readonly [string, MlxFamily])[] = [
+export const DECODER_FAMILIES: readonly (readonly [string, MlxFamily])[] = [
+  ['llama', decoder],
+  ['mistral', decoder],
+  ['qwen2', decoder],
+  [
+    'qwen3',
+    {
+      order: [...ATTENTION, ...HEAD_NORMS, ...MLP, ...NORMS],
+      head: 'untied',
+      sizes: [...SIZES, 'headDim', 'contextLength'],
+    },
+  ],
+  [
+    'gemma2',
+    {
+      order: [
+        ...ATTENTION,
+        ...MLP,
+        'input_layernorm',
+        'pre_feedforward_layernorm',
+        'post_feedforward_layernorm',
+        'post_attention_layernorm',
+      ],
+      head: 'never',
+      sizes: [...SIZES, 'headDim'],
+      keys: ({ attentionScale }) =>
+        attentionScale === undefined ? [] : [['query_pre_attn_scalar', attentionScale ** -2]],
+      unsupported: (config) =>
+        config.attentionSoftcap === undefined || config.logitSoftcap === undefined
+          ? 'scores or logits without a cap'
+          : plainRotary(config),
+    },
+  ],
+  [
+    'phi3',
+    {
+      order: ['self_attn.qkv_proj', 'self_attn.o_proj', 'mlp.gate_up_proj', 'mlp.down_proj', ...NORMS],
+      head: 'untied',
+      sizes: SIZES,
+    },
+  ],
+  // mlx-lm's loader adds a head to a tied model and then refuses it, and its tied logits are not scaled
+  [
+    'minicpm',
+    {
+      order: [...ATTENTION, 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj', ...NORMS],
+      head: 'always',
+      keys: ({ embeddingScale = 1, residualScale = 1, logitDivisor = 1, layers, hiddenSize }) => [
+        ['scale_emb', embeddingScale],
+        ['scale_depth', residualScale * Math.sqrt(layers)],
+        ['dim_model_base', hiddenSize / logitDivisor],
+      ],
+      unsupported: ({ raw }) => (raw.get('attention_bias') === true ? 'biases in attention' : null),
+    },
+  ],
+  [
+    'granite',
+    {
+      ...decoder,
+      sizes: [...SIZES, 'contextLength'],
+      keys: (config) => [
+        ['attention_bias', false],
+        ['mlp_bias', false],
+        ['embedding_multiplier', config.embeddingScale ?? 1],
+        ['residual_multiplier', config.residualScale ?? 1],
+        ['attention_multiplier', config.attentionScale ?? 1],
+        ['logits_scaling', config.logitDivisor ?? 1],
+      ],
+    },
+  ],
   ['gemma', { ...decoder, head: 'never', sizes: [...SIZES, 'headDim'], unsupported: plainRotary }],
   [
     'gemma3',

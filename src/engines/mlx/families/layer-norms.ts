@@ -1,6 +1,6 @@
-/** The families with LayerNorms from StarCoder 2 on. */
-import type { ModelConfig } from '../../core/checkpoint.ts'
-import { ATTENTION, MLP, NORMS, plainRotary, type MlxFamily } from './family.ts'
+/** Dense decoders with LayerNorms. */
+import type { ModelConfig } from '../../../core/checkpoint.ts'
+import { ATTENTION, MLP, NORMS, plainRotary, type MlxFamily } from './contract.ts'
 
 /** Heads are as wide as the hidden size divided by their number, and turn unstretched. */
 function plain(config: ModelConfig): string | null {
@@ -11,6 +11,18 @@ function plain(config: ModelConfig): string | null {
 const rotaryPart = ({ rope, headDim }: ModelConfig): number => (rope.dim ?? headDim) / headDim
 
 export const LAYER_NORM_FAMILIES: readonly (readonly [string, MlxFamily])[] = [
+  [
+    'gpt2',
+    {
+      renames: [['transformer.', 'model.']],
+      order: ['attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj', 'ln_1', 'ln_2'],
+      head: 'never',
+      sizes: ['contextLength', 'normEpsilon'],
+      keys: ({ contextLength }) => [['n_ctx', contextLength]],
+      unsupported: ({ intermediateSize, hiddenSize }) =>
+        intermediateSize === 4 * hiddenSize ? null : `an MLP of ${intermediateSize} for a hidden size of ${hiddenSize}`,
+    },
+  ],
   [
     'starcoder2',
     {

@@ -1,8 +1,8 @@
-import { AppError } from '../../core/errors.ts'
-import { isArray, isObject, parseJson, type Json } from '../../core/json.ts'
-import { listItems, splitItem, type ListPart, type OptionSpec, type OptionValues } from '../../core/option.ts'
-import type { GgufArray, GgufNumberType, GgufValue, GgufValueType } from '../containers/gguf/types.ts'
-import { GGUF_VALUE_TYPES } from '../containers/gguf/types.ts'
+import { AppError } from '../../../core/errors.ts'
+import { isArray, isObject, parseJson, type Json } from '../../../core/json.ts'
+import { listItems, splitItem, type ListPart, type OptionSpec, type OptionValues } from '../../../core/option.ts'
+import type { GgufArray, GgufNumberType, GgufValue, GgufValueType } from '../../containers/gguf/types.ts'
+import { GGUF_VALUE_TYPES } from '../../containers/gguf/types.ts'
 
 /** A key, its type where it is not that of the value, and the value. */
 const ASSIGNMENT: readonly ListPart[] = [

@@ -1,13 +1,13 @@
-import { dtypeInfo, elementCount, requiresImportance, takesImportance, type DType } from '../../core/dtype.ts'
-import { AppError } from '../../core/errors.ts'
-import type { Finding } from '../../core/plan.ts'
-import { cast, literalF32, type Recipe } from '../../core/tensor.ts'
-import type { GgufValue } from '../containers/gguf/types.ts'
-import type { Placed } from './lay.ts'
+import { dtypeInfo, elementCount, requiresImportance, takesImportance, type DType } from '../../../core/dtype.ts'
+import { AppError } from '../../../core/errors.ts'
+import type { Finding } from '../../../core/plan.ts'
+import { cast, literalF32, type Recipe } from '../../../core/tensor.ts'
+import type { GgufValue } from '../../containers/gguf/types.ts'
+import type { Placed } from '../lay.ts'
 import { chooseTypes, type Choice, type MixModel } from './mix.ts'
 import type { Mix } from './mixes.ts'
-import type { Importances, WeightOptions } from './weight-options.ts'
-import { writableDType, type WeightType } from './weight-types.ts'
+import type { Importances, WeightOptions } from './options.ts'
+import { writableDType, type WeightType } from './types.ts'
 
 /**
  * The tensors of a file in the types that a mixture gives them, or those of `chosen`. `keep` is the type of those that are never quantised.

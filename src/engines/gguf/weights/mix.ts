@@ -1,6 +1,6 @@
-import { AppError } from '../../core/errors.ts'
+import { AppError } from '../../../core/errors.ts'
 import { MIXES, type Bump, type Category, type Layers, type Mix } from './mixes.ts'
-import { blockOf, fitsRow, isFloat, WRITABLE, type WeightType } from './weight-types.ts'
+import { blockOf, fitsRow, isFloat, WRITABLE, type WeightType } from './types.ts'
 
 /**
  * Which type each tensor gets: the rules of `llama-quantize` for the mixtures in mixes.ts.

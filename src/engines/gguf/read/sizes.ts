@@ -1,5 +1,5 @@
-import type { ModelConfig } from '../../core/checkpoint.ts'
-import { ggufNumber, type GgufHeader } from '../containers/gguf/reader.ts'
+import type { ModelConfig } from '../../../core/checkpoint.ts'
+import { ggufNumber, type GgufHeader } from '../../containers/gguf/reader.ts'
 import { headDimOf, kvHeadsOf, readFacts } from './facts.ts'
 
 /** What a file of this architecture must say, less the architecture's prefix. */

@@ -1,10 +1,10 @@
-import type { Checkpoint, ModelConfig, RopeScaling } from '../../core/checkpoint.ts'
-import { AppError } from '../../core/errors.ts'
-import { log, pow } from '../../core/math.ts'
-import type { Finding } from '../../core/plan.ts'
-import type { GgufNumberType, GgufValue } from '../containers/gguf/types.ts'
-import type { Mix } from './mixes.ts'
-import type { GgufArchitecture } from './arch/contract.ts'
+import type { Checkpoint, ModelConfig, RopeScaling } from '../../../core/checkpoint.ts'
+import { AppError } from '../../../core/errors.ts'
+import { log, pow } from '../../../core/math.ts'
+import type { Finding } from '../../../core/plan.ts'
+import type { GgufNumberType, GgufValue } from '../../containers/gguf/types.ts'
+import type { Mix } from '../weights/mixes.ts'
+import type { GgufArchitecture } from '../arch/contract.ts'
 
 /** ggml's version of its quantised formats. */
 const QUANTIZATION_VERSION = 2

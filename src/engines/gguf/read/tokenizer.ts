@@ -1,8 +1,8 @@
-import type { ChatTemplate, SpecialIds, Token, Tokenizer, TokenType } from '../../core/checkpoint.ts'
-import { AppError } from '../../core/errors.ts'
-import type { Finding } from '../../core/plan.ts'
-import { ggufNumber, ggufString } from '../containers/gguf/reader.ts'
-import type { GgufArray, GgufValue } from '../containers/gguf/types.ts'
+import type { ChatTemplate, SpecialIds, Token, Tokenizer, TokenType } from '../../../core/checkpoint.ts'
+import { AppError } from '../../../core/errors.ts'
+import type { Finding } from '../../../core/plan.ts'
+import { ggufNumber, ggufString } from '../../containers/gguf/reader.ts'
+import type { GgufArray, GgufValue } from '../../containers/gguf/types.ts'
 
 type Metadata = ReadonlyMap<string, GgufValue>
 

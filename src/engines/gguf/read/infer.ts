@@ -1,6 +1,6 @@
-import type { Checkpoint } from '../../core/checkpoint.ts'
-import { ggufString } from '../containers/gguf/reader.ts'
-import type { Verdict } from '../engine.ts'
+import type { Checkpoint } from '../../../core/checkpoint.ts'
+import { ggufString } from '../../containers/gguf/reader.ts'
+import type { Verdict } from '../../engine.ts'
 import { ggufModelOf, VOCABULARY_ONLY } from './open.ts'
 
 /** Architectures of llama.cpp that make vectors of texts and have no head to go on with. */

@@ -1,5 +1,5 @@
-import type { DType } from '../../core/dtype.ts'
-import { ggmlTypes } from '../containers/gguf/types.ts'
+import type { DType } from '../../../core/dtype.ts'
+import { ggmlTypes } from '../../containers/gguf/types.ts'
 
 /** The types of ggml that weights can have, spelled as DType would spell them. */
 export const WEIGHT_TYPES = [

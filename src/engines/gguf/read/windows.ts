@@ -1,6 +1,6 @@
-import type { Architecture } from '../../models/architecture.ts'
-import type { GgufValue } from '../containers/gguf/types.ts'
-import type { GgufArchitecture } from './arch/contract.ts'
+import type { Architecture } from '../../../models/architecture.ts'
+import type { GgufValue } from '../../containers/gguf/types.ts'
+import type { GgufArchitecture } from '../arch/contract.ts'
 
 /** Which blocks of a file's model have a window, of how many tokens, and how those turn. */
 interface Windows {

@@ -1,8 +1,8 @@
-import type { ModelConfig } from '../../core/checkpoint.ts'
-import type { Json } from '../../core/json.ts'
-import type { ModelFacts } from '../../models/architecture.ts'
-import { ggufNumber, type GgufHeader } from '../containers/gguf/reader.ts'
-import { POOLING } from './metadata.ts'
+import type { ModelConfig } from '../../../core/checkpoint.ts'
+import type { Json } from '../../../core/json.ts'
+import type { ModelFacts } from '../../../models/architecture.ts'
+import { ggufNumber, type GgufHeader } from '../../containers/gguf/reader.ts'
+import { POOLING } from '../metadata/keys.ts'
 
 /** What a file's keys and tensors tell beyond the sizes that all models have. */
 export interface GgufFacts {

@@ -1,7 +1,7 @@
 /** How mlx-lm's classes are described, and the parts that many of them share. */
-import type { ModelConfig } from '../../core/checkpoint.ts'
-import type { Json } from '../../core/json.ts'
-import type { ConfigKey } from '../../models/architecture.ts'
+import type { ModelConfig } from '../../../core/checkpoint.ts'
+import type { Json } from '../../../core/json.ts'
+import type { ConfigKey } from '../../../models/architecture.ts'
 
 /** How mlx-lm builds one family. */
 export interface MlxFamily {

@@ -1,9 +1,9 @@
-import type { ModelConfig } from '../../core/checkpoint.ts'
-import type { Json } from '../../core/json.ts'
-import { layerTypesOf } from '../../models/windows.ts'
-import { queryScalar } from './arch/gemma.ts'
-import { UNROTATED_PERIOD } from './arch/smollm3.ts'
-import { shortestF32, shortestWhere } from './shortest.ts'
+import type { ModelConfig } from '../../../core/checkpoint.ts'
+import type { Json } from '../../../core/json.ts'
+import { layerTypesOf } from '../../../models/windows.ts'
+import { queryScalar } from '../arch/gemma.ts'
+import { UNROTATED_PERIOD } from '../arch/smollm3.ts'
+import { shortestF32, shortestWhere } from '../metadata/shortest.ts'
 
 /**
  * What of a model HuggingFace's config says under keys of the family's own, from what a GGUF file says of it: the inverse

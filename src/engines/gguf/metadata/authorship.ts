@@ -3,11 +3,11 @@
  * converter takes from the model's card, generation_config.json, its name and a file of the user's. Source:
  * gguf-py/gguf/metadata.py of llama.cpp (2026).
  */
-import type { Checkpoint } from '../../core/checkpoint.ts'
-import { AppError } from '../../core/errors.ts'
-import { isArray, isObject, parseJson, type Json, type JsonObject } from '../../core/json.ts'
-import type { OptionSpec, OptionValues } from '../../core/option.ts'
-import type { GgufValue } from '../containers/gguf/types.ts'
+import type { Checkpoint } from '../../../core/checkpoint.ts'
+import { AppError } from '../../../core/errors.ts'
+import { isArray, isObject, parseJson, type Json, type JsonObject } from '../../../core/json.ts'
+import type { OptionSpec, OptionValues } from '../../../core/option.ts'
+import type { GgufValue } from '../../containers/gguf/types.ts'
 import { nameParts, titleOf } from './name-parts.ts'
 import { shortestF32 } from './shortest.ts'
 

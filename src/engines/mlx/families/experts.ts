@@ -1,18 +1,22 @@
-/** The families with experts from GPT-OSS on. */
-import type { ModelConfig } from '../../core/checkpoint.ts'
-import type { Json } from '../../core/json.ts'
-import { layerTypesOf } from '../../models/windows.ts'
+/** Decoders with experts. */
+import type { ModelConfig } from '../../../core/checkpoint.ts'
+import type { Json } from '../../../core/json.ts'
+import { layerTypesOf } from '../../../models/windows.ts'
 import {
   ATTENTION,
+  expertKeys,
   EXPERT_PARTS,
   EXPERTS,
   HEAD_NORMS,
+  MIXTRAL_EXPERTS,
   MLP,
   NORMS,
+  plainRotary,
   QWEN_EXPERTS,
+  SHARED,
   SIZES,
   type MlxFamily,
-} from './family.ts'
+} from './contract.ts'
 
 /** Experts that HuggingFace has in one tensor, gate and up together, under `at` of a block. */
 function expertNames(at: string): Readonly<Record<string, string>> {
@@ -46,6 +50,45 @@ function deepseekKeys(config: ModelConfig): readonly (readonly [string, Json])[]
 }
 
 export const EXPERT_FAMILIES: readonly (readonly [string, MlxFamily])[] = [
+  [
+    'mixtral',
+    {
+      order: [...ATTENTION, ...EXPERTS('block_sparse_moe'), ...NORMS],
+      experts: MIXTRAL_EXPERTS,
+      head: 'untied',
+      sizes: SIZES,
+      unsupported: plainRotary,
+    },
+  ],
+  [
+    'qwen2moe',
+    {
+      order: [...ATTENTION, ...EXPERTS('mlp'), ...SHARED, 'mlp.shared_expert_gate', ...NORMS],
+      experts: QWEN_EXPERTS,
+      head: 'always',
+      sizes: SIZES,
+      keys: (config) => [
+        ...expertKeys(config),
+        ['shared_expert_intermediate_size', config.experts?.sharedIntermediateSize ?? 0],
+      ],
+    },
+  ],
+  [
+    'qwen3moe',
+    {
+      order: [...ATTENTION, ...HEAD_NORMS, ...NORMS, ...EXPERTS('mlp')],
+      experts: QWEN_EXPERTS,
+      head: 'untied',
+      sensitive: { suffix: 'mlp.gate', bits: 8 },
+      sizes: [...SIZES, 'headDim', 'contextLength'],
+      keys: (config) => [
+        ...expertKeys(config),
+        ['decoder_sparse_step', 1],
+        ['mlp_only_layers', []],
+        ['norm_topk_prob', true],
+      ],
+    },
+  ],
   [
     'gpt_oss',
     {
