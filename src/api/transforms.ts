@@ -29,8 +29,15 @@ export async function openTransformed(host: Host, place: Place, transforms: Tran
       ? await open(host, model, hfConfig === undefined ? {} : { hfConfig })
       : await openFake(host, model, fake)
   const choices = base === undefined ? adapters : [{ place, weight: 1 }, ...adapters]
-  const source = choices.length === 0 ? opened : await withAdapters(host, opened, choices)
-  return mup2llama ? { ...source, checkpoint: foldMup(source.checkpoint, { keepTied, force: forceMup }) } : source
+  const source = choices.length === 0 ? opened : changed(await withAdapters(host, opened, choices))
+  if (!mup2llama) return source
+  return changed({ ...source, checkpoint: foldMup(source.checkpoint, { keepTied, force: forceMup }) })
+}
+
+/** What was stored besides the language model is not of the model any more. */
+function changed(source: Opened): Opened {
+  const { whole, ...checkpoint } = source.checkpoint
+  return whole === undefined ? source : { ...source, checkpoint }
 }
 
 async function fakeOf({ fakeWeights, fakeConfig }: Transforms): Promise<FakeWeights | undefined> {

@@ -34,6 +34,11 @@ export interface Checkpoint {
   readonly generation?: JsonObject
   /** Why the model is of no architecture that is described here; absent where it is, and where nothing says what it is. */
   readonly undescribed?: string
+  /**
+   * The same model with what is no part of its language model (vision), of {@link NO_ARCHITECTURE} and under its own names:
+   * what formats write that hold any tensors. Absent where that is nothing more, and once anything was changed.
+   */
+  readonly whole?: Checkpoint
   /** What a file of bare tensors called them, for a writer that keeps names; absent where roles alone are known. */
   readonly stored?: StoredNames
   /** What the file says of itself, key by key; absent where its format has no such list. */

@@ -8,6 +8,7 @@ import { readTorchWeights } from '../containers/torch-files.ts'
 import { CONFIG_FILE, requireModel, type ModelFiles, type RefusedWeights } from '../transformers/files.ts'
 import { besideWeights, commonType, MAX_CONFIG_BYTES, outlineOf, readConfig } from '../transformers/outline.ts'
 import { dequantizerOf } from '../transformers/dequantize.ts'
+import { holdsLanguageModel, languageConfig, languageWeights } from '../transformers/language-model.ts'
 import { readQuantization, withoutQuantization } from '../transformers/quantization.ts'
 import { assignRoles } from './weights.ts'
 
@@ -45,7 +46,8 @@ export async function loadModel(folder: Folder): Promise<LoadedModel> {
   if ('because' in described) return { checkpoint: undescribed(folder, model, stored, described), model, stored }
   const { architecture, normalized } = described
   const dequantizer = declared === null ? null : await dequantizerOf(folder, stored, declared)
-  const roles = assignRoles(stored, architecture, normalized.config, dequantizer)
+  const within = declared === null && holdsLanguageModel(described.given) ? languageWeights(stored) : null
+  const roles = assignRoles(within?.own ?? stored, architecture, normalized.config, dequantizer)
   const config = normalized.dtypeDeclared
     ? normalized.config
     : { ...normalized.config, dtype: commonType(roles.tensors) }
@@ -53,7 +55,14 @@ export async function loadModel(folder: Folder): Promise<LoadedModel> {
   const checkpoint: Checkpoint = {
     ...outline,
     tensors: roles.tensors,
-    findings: [...normalized.findings, ...stored.findings, ...roles.findings, ...outline.findings],
+    ...(within === null || within.finding === null ? {} : { whole: wholeOf(folder, model, stored, described.given) }),
+    findings: [
+      ...normalized.findings,
+      ...stored.findings,
+      ...roles.findings,
+      ...outline.findings,
+      ...(within === null || within.finding === null ? [] : [within.finding]),
+    ],
   }
   return { checkpoint, model, stored }
 }
@@ -71,7 +80,7 @@ async function readDescribed(
   quantized: boolean,
 ): Promise<Awaited<ReturnType<typeof readConfig>> | Undescribed> {
   try {
-    return await readConfig(folder, path, quantized ? withoutQuantization : undefined)
+    return await readConfig(folder, path, quantized ? withoutQuantization : languageConfig)
   } catch (error) {
     const { code, message } = AppError.from(error)
     if (code !== 'unsupported' || quantized) throw error
@@ -86,6 +95,23 @@ function undescribed(
   stored: StoredWeights,
   { raw, because }: Undescribed,
 ): Checkpoint {
+  return {
+    ...wholeOf(folder, model, stored, raw),
+    undescribed: because,
+    findings: [
+      ...stored.findings,
+      {
+        severity: 'warning',
+        code: 'architecture-unknown',
+        message: `${because}. The weights can be cast, split and saved as safetensors, but not become another format`,
+        where: { file: model.root + CONFIG_FILE },
+      },
+    ],
+  }
+}
+
+/** All tensors of a folder under their own names, and what its config.json says. */
+function wholeOf(folder: Folder, model: ModelFiles, stored: StoredWeights, raw: JsonObject): Checkpoint {
   const tensors = new Map<Role, Recipe>()
   for (const [name, tensor] of stored.tensors) tensors.set(name, stored.views.get(name)?.() ?? tensor)
   const listed = raw.get('architectures')
@@ -96,17 +122,8 @@ function undescribed(
     config: { ...NO_CONFIG, className: typeof name === 'string' ? name : 'unknown', dtype: commonType(tensors), raw },
     tokenizer: null,
     tensors,
-    undescribed: because,
     stored: { names: new Map([...tensors.keys()].map((role) => [role, role])), metadata: stored.metadata },
-    findings: [
-      ...stored.findings,
-      {
-        severity: 'warning',
-        code: 'architecture-unknown',
-        message: `${because}. The weights can be cast, split and saved as safetensors, but not become another format`,
-        where: { file: model.root + CONFIG_FILE },
-      },
-    ],
+    findings: [],
   }
 }
 
@@ -120,7 +137,7 @@ export async function openOutline(folder: Folder): Promise<Checkpoint> {
       hint: 'Give a folder with the config.json of the model.',
     })
   }
-  const { architecture, normalized } = await readConfig(folder, path)
+  const { architecture, normalized } = await readConfig(folder, path, languageConfig)
   const outline = await outlineOf(folder, model, architecture, normalized.config, [])
   return { ...outline, findings: [...normalized.findings, ...outline.findings] }
 }

@@ -53,7 +53,7 @@ const METADATA: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 export async function planHuggingFace(given: Checkpoint, options: OptionValues): Promise<Plan> {
   const limit = shardSizeOf(options)
   const dtype = dtypeOption(options)
-  const checkpoint = withKeptTypes(await configured(given, options['config']), dtype)
+  const checkpoint = withKeptTypes(await configured(given.whole ?? given, options['config']), dtype)
   if (checkpoint.architecture === NO_ARCHITECTURE && isHuggingFace(checkpoint.config.raw))
     return planUndescribed(checkpoint, dtype, limit)
   requireArchitecture(

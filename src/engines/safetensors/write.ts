@@ -33,7 +33,7 @@ export async function planSafetensors(given: Checkpoint, options: OptionValues):
     })
   }
   const dtype = dtypeOption(options)
-  const checkpoint = withKeptTypes(given, dtype)
+  const checkpoint = withKeptTypes(given.whole ?? given, dtype)
   const limit = shardSizeOf(options)
   const findings: Finding[] = []
   const tensors = castStored(await spelled(checkpoint), dtype, findings)

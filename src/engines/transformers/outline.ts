@@ -14,15 +14,20 @@ import { readTokenizer } from './tokenizer.ts'
 export const MAX_CONFIG_BYTES = 1 << 24
 export const GENERATION_CONFIG = 'generation_config.json'
 
-/** A folder's config.json, `prepare`d, under the one set of names. Throws what {@link architectureOf} and {@link normalizeConfig} throw. */
+/** A folder's config.json as it is `given`, and `prepare`d under the one set of names. Throws what {@link architectureOf} and {@link normalizeConfig} throw. */
 export async function readConfig(
   folder: Folder,
   path: string,
   prepare: (raw: JsonObject) => JsonObject = (raw) => raw,
-): Promise<{ readonly architecture: Architecture; readonly normalized: NormalizedConfig }> {
-  const raw = prepare(parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path))
+): Promise<{
+  readonly given: JsonObject
+  readonly architecture: Architecture
+  readonly normalized: NormalizedConfig
+}> {
+  const given = parseJsonObject(await readFile(folder, path, MAX_CONFIG_BYTES), path)
+  const raw = prepare(given)
   const architecture = await architectureOf(raw, path)
-  return { architecture, normalized: normalizeConfig(raw, path, architecture) }
+  return { given, architecture, normalized: normalizeConfig(raw, path, architecture) }
 }
 
 /** All of a checkpoint but its tensors. `weights` are the files that those will be read from. */
