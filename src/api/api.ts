@@ -247,6 +247,7 @@ export async function planFor(host: Host, source: Opened, engine: Engine, option
   if (engine.convert === null) throw new AppError('unsupported', `${engine.title} cannot be written yet`)
   const evidence = await measure(host, source, await engine.needs(source.checkpoint, options))
   const plan: Plan = await engine.convert(source.checkpoint, options, evidence)
+  requireDistinct(plan)
   const backends = await host.backends()
   const threads = Math.max(1, ...backends.map((backend) => backend.threads))
   const findings: Finding[] = [...source.checkpoint.findings, ...plan.findings]
@@ -254,6 +255,20 @@ export async function planFor(host: Host, source: Opened, engine: Engine, option
     if (limitation !== null) findings.push({ severity: 'info', code: `limited-${id}`, message: limitation })
   }
   return { ...costPlan(plan, windowFor(threads, host.memoryBudget)), findings }
+}
+
+/** Throws `internal` for a plan that writes one file twice, before anything is written. */
+function requireDistinct({ files }: Plan): void {
+  const seen = new Set<string>()
+  for (const { path } of files) {
+    if (seen.has(path)) {
+      throw new AppError('internal', `${path} would be written twice`, {
+        where: { file: path },
+        hint: 'This is a fault of the converter: please report it with this message.',
+      })
+    }
+    seen.add(path)
+  }
 }
 
 /** Opens, plans and names a conversion. */

@@ -112,6 +112,13 @@ def huggingface(args, model, kind):
                     out[f"{below}.{name}.{field}"] = part
             else:
                 out[f"{below}.{names[2]}.{field}"] = tensor
+        elif module == "mlp.shared_experts.linear_fc1":
+            for name, part in zip(("gate_proj", "up_proj"), tensor.chunk(2, 0)):
+                out[f"{at}.mlp.shared_expert.{name}.{field}"] = part
+        elif module == "mlp.shared_experts.linear_fc2":
+            out[f"{at}.mlp.shared_expert.down_proj.{field}"] = tensor
+        elif module == "mlp.shared_experts.gate":
+            out[f"{at}.mlp.shared_expert_gate.{field}"] = tensor
         elif module == "mlp.linear_fc1":
             if gpt2:
                 out[f"{at}.mlp.c_fc.{field}"] = conv(tensor)

@@ -25,6 +25,7 @@ import { compareUtf8, safetensorsHeader } from '../containers/safetensors.ts'
 import { bytesFile, isCastable, shardSizeOf } from '../containers/shards.ts'
 import { companionFiles } from '../transformers/companions.ts'
 import { CONFIG_FILE } from '../transformers/files.ts'
+import { MODEL_CARD } from '../transformers/model-card.ts'
 import { configJson } from '../transformers/write-config.ts'
 import { mlxConfig, pythonJson } from './config.ts'
 import { mlxModel, type MlxModel, type MlxTensor } from './names.ts'
@@ -32,7 +33,6 @@ import { dtypeChoice, quantizerFor } from './options.ts'
 import { FIELDS, schemeOf } from './quantization.ts'
 
 const METADATA: ReadonlyMap<string, string> = new Map([['format', 'mlx']])
-const README = 'README.md'
 
 /** A module's tensors, which stay in one file: the segments that make them, from an offset on. */
 interface Unit {
@@ -68,10 +68,11 @@ export async function planMlx(checkpoint: Checkpoint, options: OptionValues): Pr
   const weights = shards.map((shard, at) => shardFile(shard, shardName(at, shards.length)))
   const hf = configJson(checkpoint, architecture, dtype)
   const parameters = model.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0)
+  const companions = companionFiles(checkpoint, findings)
   const files = [
     ...weights,
-    ...companionFiles(checkpoint, findings),
-    ...(checkpoint.extras.has(README) ? [] : [bytesFile(README, CARD)]),
+    ...companions,
+    ...(companions.some(({ path }) => path === MODEL_CARD) ? [] : [bytesFile(MODEL_CARD, CARD)]),
     indexFile(shards, parameters),
     bytesFile(CONFIG_FILE, pythonJson(mlxConfig(hf, config, architecture, model, quantizer.quantization))),
   ]
