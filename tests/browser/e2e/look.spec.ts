@@ -11,7 +11,7 @@ const SAMPLE = path.resolve(import.meta.dirname, '../../../sample')
 async function look(page: Page, what: string): Promise<void> {
   for (const colorScheme of ['light', 'dark'] as const) {
     for (const width of [1280, 360]) {
-      await page.emulateMedia({ colorScheme })
+      await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
       await page.setViewportSize({ width, height: 900 })
       // Colours in the middle of a transition would be measured as they are. One that is cancelled, as by another
       // that takes its place, is over too.

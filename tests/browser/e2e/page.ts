@@ -199,6 +199,8 @@ export async function drop(page: Page, paths: readonly string[]): Promise<void> 
   const data = { items: [], files: [...paths], dragOperationsMask: 1 }
   const { width, height } = page.viewportSize() ?? { width: 0, height: 0 }
   for (const type of ['dragEnter', 'dragOver', 'drop'] as const) {
+    // a screen that is being drawn swallows what comes at once, as no hand can let it
+    await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))))
     await session.send('Input.dispatchDragEvent', { type, x: width / 2, y: height / 2, data })
   }
   await session.detach()
